@@ -24,7 +24,7 @@ mod statements;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -239,12 +239,12 @@ pub struct Core {
     replica: Replica,
     vfs: Arc<Vfs>,
     live: Arc<LiveOptions>,
-    clients: HashMap<ClientId, Client>,
+    clients: BTreeMap<ClientId, Client>,
     databases: Databases,
     proposals: Proposals,
     /// Clients in [`RequestState::Barrier`], in order of arrival.
     barrier: VecDeque<ClientId>,
-    cluster_requests: HashMap<RequestId, ClientId>,
+    cluster_requests: BTreeMap<RequestId, ClientId>,
     next_request: u64,
     next_gated: u64,
     snapshot_running: bool,
@@ -264,11 +264,11 @@ impl Core {
             replica,
             vfs,
             live,
-            clients: HashMap::new(),
+            clients: BTreeMap::new(),
             databases: Databases::default(),
             proposals: Proposals::default(),
             barrier: VecDeque::new(),
-            cluster_requests: HashMap::new(),
+            cluster_requests: BTreeMap::new(),
             next_request: 1,
             next_gated: 0,
             snapshot_running: false,
