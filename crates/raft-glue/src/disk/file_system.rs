@@ -1,0 +1,56 @@
+//! The file operations the log needs, on one directory, by name.
+
+use std::io;
+
+/// One name in the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryEntry {
+    /// File name. Names that are not UTF-8 are not listed: no file of ours has one.
+    pub name: String,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// A data directory.
+///
+/// Clones are handles to the same directory. What is not synced may be lost or torn when the machine stops: the
+/// content and size of a file until [`File::sync`], a name until [`Disk::sync_directory`].
+pub trait Disk: Clone + Send + Sync + 'static {
+    /// An open file.
+    type File: File;
+    /// Keeps others out of the directory until dropped.
+    type Lock: Send + Sync + 'static;
+
+    /// All names. Fails if the directory cannot be read.
+    fn list(&self) -> io::Result<Vec<DirectoryEntry>>;
+    /// Creates a file that must not exist yet, mode 0600.
+    fn create(&self, name: &str) -> io::Result<Self::File>;
+    /// Opens an existing file for reading and writing.
+    fn open(&self, name: &str) -> io::Result<Self::File>;
+    /// Opens an existing file for reading only.
+    fn open_read(&self, name: &str) -> io::Result<Self::File>;
+    /// Gives a file another name, replacing what has it.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a name.
+    fn unlink(&self, name: &str) -> io::Result<()>;
+    /// Makes all changes of names durable.
+    fn sync_directory(&self) -> io::Result<()>;
+    /// Takes the exclusive lock on the file `name` (created if missing); `None` if another holder exists.
+    fn lock(&self, name: &str) -> io::Result<Option<Self::Lock>>;
+}
+
+/// An open file of a [`Disk`].
+pub trait File: Send + Sync + 'static {
+    /// Current size.
+    fn size(&self) -> io::Result<u64>;
+    /// Reads until `buffer` is full or the file ends; returns how much was read.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes all of `bytes`, or fails with an unknown part of them written.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Reserves space up to `size`; what was not written reads as zeros. Fails with `StorageFull` when there is none.
+    fn allocate(&self, size: u64) -> io::Result<()>;
+    /// Cuts the file.
+    fn truncate(&self, size: u64) -> io::Result<()>;
+    /// Makes content and size durable.
+    fn sync(&self) -> io::Result<()>;
+}

@@ -1,0 +1,234 @@
+//! The data directory on a real file system. The only place of this crate that touches `std::fs`.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Access, FallocateFlags, FlockOperation};
+use rustix::io::Errno;
+
+use super::error::{DiskError, describe};
+use super::file_system::{DirectoryEntry, Disk, File};
+
+/// C stores the path in a fixed buffer; a longer one could not be opened after a downgrade.
+const MAX_PATH_LEN: usize = 894;
+/// Bytes of zeros written at once where the file system cannot preallocate.
+const ZERO_CHUNK: usize = 64 * 1024;
+
+/// A directory of the host.
+#[derive(Clone, Debug)]
+pub struct OsDisk {
+    directory: Arc<PathBuf>,
+}
+
+impl OsDisk {
+    /// Checks that the directory can hold a log. Changes nothing.
+    pub fn new(directory: impl AsRef<Path>) -> Result<Self, DiskError> {
+        let path = directory.as_ref();
+        let shown = path.display();
+        if path.as_os_str().len() > MAX_PATH_LEN {
+            return Err(DiskError::Directory("directory path too long".to_owned()));
+        }
+        let metadata = fs::metadata(path).map_err(|error| {
+            DiskError::Directory(match error.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::NOENT) => format!("directory '{shown}' does not exist"),
+                Some(Errno::ACCESS) => format!("can't access directory '{shown}'"),
+                Some(Errno::NOTDIR) => format!("path '{shown}' is not a directory"),
+                _ => format!("can't stat '{shown}': {}", describe(&error)),
+            })
+        })?;
+        if !metadata.is_dir() {
+            return Err(DiskError::Directory(format!("path '{shown}' is not a directory")));
+        }
+        if metadata.permissions().mode() & 0o200 == 0 {
+            return Err(DiskError::Directory(format!("directory '{shown}' is not writable")));
+        }
+        rustix::fs::access(path, Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK).map_err(|errno| {
+            DiskError::Io {
+                what: "create I/O capabilities probe file".to_owned(),
+                operation: "open",
+                source: errno.into(),
+            }
+        })?;
+        Ok(Self { directory: Arc::new(path.to_owned()) })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl Disk for OsDisk {
+    type File = OsFile;
+    type Lock = OsLock;
+
+    fn list(&self) -> io::Result<Vec<DirectoryEntry>> {
+        let mut entries = Vec::new();
+        for entry in fs::read_dir(&*self.directory)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            match entry.metadata() {
+                Ok(metadata) => entries.push(DirectoryEntry { name, size: metadata.len() }),
+                // Gone since the directory was read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(entries)
+    }
+
+    fn create(&self, name: &str) -> io::Result<OsFile> {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(self.directory.join(name))?;
+        Ok(OsFile { file })
+    }
+
+    fn open(&self, name: &str) -> io::Result<OsFile> {
+        let file = fs::OpenOptions::new().read(true).write(true).open(self.directory.join(name))?;
+        Ok(OsFile { file })
+    }
+
+    fn open_read(&self, name: &str) -> io::Result<OsFile> {
+        Ok(OsFile { file: fs::File::open(self.directory.join(name))? })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.directory.join(from), self.directory.join(to))
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.directory.join(name))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        fs::File::open(&*self.directory)?.sync_all()
+    }
+
+    fn lock(&self, name: &str) -> io::Result<Option<OsLock>> {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.directory.join(name))?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(OsLock { _file: file })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+/// The lock of a directory; closing the descriptor releases it.
+#[derive(Debug)]
+pub struct OsLock {
+    _file: fs::File,
+}
+
+/// An open file of the host.
+#[derive(Debug)]
+pub struct OsFile {
+    file: fs::File,
+}
+
+impl File for OsFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.file.read_at(&mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(filled)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn allocate(&self, size: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, size) {
+            Ok(()) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
+                let zeros = vec![0; ZERO_CHUNK];
+                let mut offset = 0;
+                while offset < size {
+                    let part = usize::try_from(size - offset).map_or(ZERO_CHUNK, |rest| rest.min(ZERO_CHUNK));
+                    self.file.write_all_at(&zeros[..part], offset)?;
+                    offset += part as u64;
+                }
+                Ok(())
+            }
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn truncate(&self, size: u64) -> io::Result<()> {
+        self.file.set_len(size)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_what_is_no_directory_with_the_known_texts() {
+        let text = |path: &str| OsDisk::new(path).unwrap_err().to_string();
+        assert_eq!(text("/nonexistent/x"), "directory '/nonexistent/x' does not exist");
+        assert_eq!(text(""), "directory '' does not exist");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().to_str().unwrap();
+        assert_eq!(text(path), format!("path '{path}' is not a directory"));
+        assert_eq!(text(&"x".repeat(895)), "directory path too long");
+        assert_eq!(
+            text(&"x".repeat(800)),
+            format!("can't stat '{}': name too long", "x".repeat(800))
+        );
+    }
+
+    #[test]
+    fn a_second_lock_is_refused_until_the_first_is_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = OsDisk::new(directory.path()).unwrap();
+        let lock = disk.lock("dqlite-lock").unwrap().unwrap();
+        assert!(disk.lock("dqlite-lock").unwrap().is_none());
+        drop(lock);
+        assert!(disk.lock("dqlite-lock").unwrap().is_some());
+    }
+
+    #[test]
+    fn files_have_mode_0600_and_zero_tails() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = OsDisk::new(directory.path()).unwrap();
+        let file = disk.create("open-1").unwrap();
+        file.allocate(10_000).unwrap();
+        file.write_at(b"abc", 5_000).unwrap();
+        let mut buffer = vec![1; 20_000];
+        assert_eq!(file.read_at(&mut buffer, 4_999).unwrap(), 5_001);
+        assert_eq!(&buffer[..5], b"\0abc\0");
+        let mode = fs::metadata(directory.path().join("open-1")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(disk.create("open-1").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
+}
