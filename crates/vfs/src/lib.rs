@@ -1,1 +1,39 @@
-//! placeholder
+//! SQLite beneath a replicated database: all calls of SQLite's C functions and all callbacks for it are in this crate.
+//!
+//! A [`Vfs`] holds the databases of one node in memory. [`Connection`]s run SQL on them. What SQLite commits is captured
+//! as a [`Transaction`] and stays speculative until the caller says that the log committed it; transactions of other
+//! nodes are applied without SQLite. The crate knows nothing of sockets, consensus or files.
+//!
+//! See the README for the invariants and a map of the modules.
+
+mod authorizer;
+mod checkpoint;
+mod connection;
+mod database;
+mod error;
+mod first_page;
+mod generation;
+mod handle;
+mod locks;
+mod name;
+mod options;
+mod page;
+mod register;
+mod shim;
+mod snapshot;
+mod statement;
+mod sys;
+mod threading;
+mod wal;
+mod wal_index;
+
+pub use connection::{Connection, InterruptHandle, Lifetime, TransactionState};
+pub use database::{Database, Maintenance, Transaction};
+pub use error::{ApplyError, Error, SQLITE_IOERR_LEADERSHIP_LOST, SQLITE_IOERR_NOT_LEADER, SqlError, Veto};
+pub use name::{DatabaseName, MAX_NAME_LEN, NameError};
+pub use options::{Environment, Options, SystemEnvironment};
+pub use page::{PAGE_SIZE, Page, PageNumber, Position};
+pub use register::Vfs;
+pub use snapshot::{DatabaseSnapshot, overlay_wal};
+pub use statement::{ColumnValue, Prepared, Statement, Step};
+pub use threading::{ThreadingMode, threading_mode};

@@ -1,0 +1,137 @@
+//! Backfill and restart of the WAL, done natively beside readers and writers.
+//!
+//! Backfill moves committed frames into the main file by pointer; it stops at the lowest mark of a READ slot that is in
+//! use. Readers that ignore the WAL (READ(0)) have pinned the table, so they are not in the way. A restart makes frame
+//! numbers begin at 1 again; it needs a WAL that is committed and backfilled whole and that nobody reads or writes.
+
+use crate::database::Maintenance;
+use crate::generation::{Generation, State};
+use crate::locks::{CHECKPOINT, READ0, WRITE};
+use crate::page::{Page, PageTable};
+use crate::wal::{Wal, be_u32};
+use crate::wal_index::{IndexHeader, MARK_UNUSED};
+
+/// Past this many thresholds a restart no longer spares readers that ignore the WAL the surprise of `BUSY_SNAPSHOT`.
+const PATIENCE: u32 = 16;
+
+impl Generation {
+    /// Backfills and restarts if at least `threshold` frames wait for it.
+    pub(crate) fn maintain(&self, state: &mut State, threshold: u32) -> Result<Maintenance, crate::Error> {
+        let mut done = Maintenance::default();
+        if state.fenced || state.committed < threshold.max(1) {
+            return Ok(done);
+        }
+        let before = state.index.backfill();
+        if before > state.committed || state.committed > state.captured || state.captured > state.wal.len() {
+            let reason = format!(
+                "nBackfill {before}, committed {}, captured {}, written {}",
+                state.committed,
+                state.captured,
+                state.wal.len()
+            );
+            return Err(self.violate(state, reason));
+        }
+        if state.committed - before >= threshold.max(1) {
+            done.backfilled = state.backfill();
+        }
+        state.release_frames();
+        if state.can_restart(threshold.saturating_mul(PATIENCE)) {
+            if let Err(reason) = state.restart(&*self.settings.environment) {
+                return Err(self.violate(state, reason));
+            }
+            done.restarted = true;
+        }
+        Ok(done)
+    }
+}
+
+impl State {
+    /// Moves frames into the main file; returns how many.
+    fn backfill(&mut self) -> u32 {
+        // SQLite holds this lock shared while it checks a snapshot of its own snapshot API.
+        if !self.locks.is_free(CHECKPOINT) {
+            return 0;
+        }
+        let before = self.index.backfill();
+        let mut limit = self.committed;
+        for slot in 1..5 {
+            let mark = self.index.mark(slot);
+            if mark >= limit {
+                continue;
+            }
+            if self.locks.is_free(READ0 + slot) {
+                // As SQLite does: a free slot with an old mark would hold the next checkpoint back for no reader.
+                self.index.set_mark(slot, if slot == 1 { limit } else { MARK_UNUSED });
+            } else {
+                limit = mark;
+            }
+        }
+        if limit <= before {
+            return 0;
+        }
+        self.main_pages = overlay(&mut self.table, self.main_pages, &self.wal, before, limit);
+        self.index.set_backfill(limit);
+        limit - before
+    }
+
+    /// Drops frames that are in the main file and below what any reader looks at.
+    fn release_frames(&mut self) {
+        let mut floor = self.index.backfill().min(self.captured.saturating_sub(1));
+        for slot in 1..5 {
+            if !self.locks.is_free(READ0 + slot) {
+                floor = floor.min(self.slot_floor[slot]);
+            }
+        }
+        // The last frame stays: its checksum is read when a transaction has to compute its own anew.
+        self.wal.release(floor);
+    }
+
+    fn can_restart(&self, patience: u32) -> bool {
+        let length = self.captured;
+        length > 0
+            && self.queue.is_empty()
+            && self.committed == length
+            && self.index.backfill() == length
+            && self.index.max_frame() == length
+            && self.locks.is_free(WRITE)
+            && (READ0 + 1..READ0 + 5).all(|slot| self.locks.is_free(slot))
+            && (self.locks.is_free(READ0) || length >= patience)
+    }
+
+    fn restart(&mut self, environment: &dyn crate::Environment) -> Result<(), String> {
+        let header = self.index.header().ok_or("the wal-index header is damaged")?;
+        let mut salts = header.salts;
+        let first = be_u32(&salts, 0).wrapping_add(1);
+        crate::wal::put_be_u32(&mut salts, 0, first);
+        environment.randomness(&mut salts[4..]);
+        self.base += u64::from(self.captured);
+        self.wal.restart();
+        self.captured = 0;
+        self.committed = 0;
+        self.restarts = self.restarts.wrapping_add(1);
+        self.index.write_header(&IndexHeader {
+            change: header.change.wrapping_add(1),
+            max_frame: 0,
+            salts,
+            ..header
+        });
+        self.index.set_backfill(0);
+        self.index.reset_marks();
+        Ok(())
+    }
+}
+
+/// Puts the frames after `from` up to `to`, which ends a transaction, over a table; returns the new size. Each commit
+/// cuts the table at its size, so that the outcome does not depend on how many steps are made.
+pub(crate) fn overlay(table: &mut PageTable, mut page_count: u32, wal: &Wal, from: u32, to: u32) -> u32 {
+    for number in from + 1..=to {
+        let Some(frame) = wal.frame(number) else { continue };
+        table.set(frame.page_number(), frame.page.clone().unwrap_or_else(Page::zero));
+        let size = frame.commit_size();
+        if size != 0 {
+            page_count = size;
+            table.truncate(size);
+        }
+    }
+    page_count
+}

@@ -1,0 +1,321 @@
+//! Connections.
+//!
+//! SQLite's own mutexes are off for our connections. A mutex of ours is held during each call instead, so that a
+//! connection and its statements can be sent to other threads; interrupts go around it.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use libsqlite3_sys as ffi;
+
+use crate::authorizer;
+use crate::database::Database;
+use crate::error::{SqlError, Veto, message_of};
+use crate::handle::Handle;
+use crate::name::DatabaseName;
+use crate::page::Position;
+use crate::register::Registration;
+use crate::shim;
+use crate::statement::{Prepared, Statement};
+
+/// What a connection holds of the main database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionState {
+    /// Nothing.
+    None,
+    /// A snapshot.
+    Read,
+    /// The WRITE lock.
+    Write,
+}
+
+/// How long a statement is going to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Run once.
+    Transient,
+    /// Kept and run many times.
+    Persistent,
+}
+
+/// Stops what a connection is doing, from any thread and at any time.
+#[derive(Clone)]
+pub struct InterruptHandle(Arc<Mutex<Raw>>);
+
+impl InterruptHandle {
+    /// Makes the running statements of the connection fail with `SQLITE_INTERRUPT`. Does nothing after it was closed.
+    pub fn interrupt(&self) {
+        let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !db.0.is_null() {
+            // SAFETY: the connection is open, since closing it clears the pointer under this mutex first.
+            unsafe { ffi::sqlite3_interrupt(db.0) };
+        }
+    }
+}
+
+impl std::fmt::Debug for InterruptHandle {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("InterruptHandle")
+    }
+}
+
+struct Raw(*mut ffi::sqlite3);
+
+// SAFETY: the pointer is used under a mutex, or for sqlite3_interrupt, which may be called from any thread.
+unsafe impl Send for Raw {}
+
+/// What a connection and its statements share.
+pub(crate) struct Inner {
+    db: *mut ffi::sqlite3,
+    handle: Option<Arc<Handle>>,
+    calls: Mutex<()>,
+    interrupt: Arc<Mutex<Raw>>,
+    /// Keeps the VFS registered.
+    _registration: Arc<Registration>,
+}
+
+// SAFETY: `db` is used only while `calls` is held, see `enter`.
+unsafe impl Send for Inner {}
+// SAFETY: as above.
+unsafe impl Sync for Inner {}
+
+/// The right to call SQLite with a connection.
+pub(crate) struct Entered<'a> {
+    pub(crate) db: *mut ffi::sqlite3,
+    _calls: MutexGuard<'a, ()>,
+}
+
+impl Inner {
+    pub(crate) fn enter(&self) -> Entered<'_> {
+        Entered { db: self.db, _calls: self.calls.lock().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    fn handle(&self) -> &Arc<Handle> {
+        self.handle.as_ref().expect("set before the connection is given out")
+    }
+}
+
+impl Entered<'_> {
+    /// The error of the call that just returned `code`.
+    pub(crate) fn error(&self, code: c_int) -> SqlError {
+        if let Some(message) = message_of(code) {
+            return SqlError { code, message: message.to_owned() };
+        }
+        // SAFETY: the connection is open and entered.
+        let message = unsafe { ffi::sqlite3_errmsg(self.db) };
+        let message = if message.is_null() {
+            String::new()
+        } else {
+            // SAFETY: SQLite returns a C string that stays until the next call.
+            unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned()
+        };
+        SqlError { code, message }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.interrupt.lock().unwrap_or_else(PoisonError::into_inner).0 = std::ptr::null_mut();
+        // SAFETY: nobody else has the connection any more; all statements were finalized before, they keep `self` alive.
+        unsafe { ffi::sqlite3_close(self.db) };
+    }
+}
+
+/// A connection to one generation of a database. One thread at a time can use it.
+pub struct Connection {
+    inner: Arc<Inner>,
+    /// Takes `Sync` away: the methods are made for an owner.
+    _not_sync: std::marker::PhantomData<std::cell::Cell<()>>,
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Connection")
+            .field("database", self.database().name())
+            .field("generation", &self.generation())
+            .finish()
+    }
+}
+
+impl Connection {
+    pub(crate) fn open(registration: &Arc<Registration>, name: &DatabaseName) -> Result<Self, SqlError> {
+        let mut db = std::ptr::null_mut();
+        let flags = ffi::SQLITE_OPEN_READWRITE
+            | ffi::SQLITE_OPEN_CREATE
+            | ffi::SQLITE_OPEN_NOMUTEX
+            | ffi::SQLITE_OPEN_EXRESCODE;
+        // SAFETY: C strings, and a place for the result.
+        let code = unsafe {
+            ffi::sqlite3_open_v2(name.as_c_str().as_ptr(), &raw mut db, flags, registration.name.as_ptr())
+        };
+        if db.is_null() {
+            return Err(SqlError::from_code(ffi::SQLITE_NOMEM));
+        }
+        let mut inner = Inner {
+            db,
+            handle: None,
+            calls: Mutex::new(()),
+            interrupt: Arc::new(Mutex::new(Raw(db))),
+            _registration: Arc::clone(registration),
+        };
+        if code != ffi::SQLITE_OK {
+            return Err(inner.enter().error(code));
+        }
+        let handle = configure(&inner.enter())?;
+        inner.handle = Some(handle);
+        Ok(Self { inner: Arc::new(inner), _not_sync: std::marker::PhantomData })
+    }
+
+    /// The database, whichever generation is current by now.
+    #[must_use]
+    pub fn database(&self) -> &Arc<Database> {
+        &self.inner.handle().database
+    }
+
+    /// The generation this connection belongs to for life.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.inner.handle().generation.id
+    }
+
+    /// Whether the generation of this connection is over, so that it should be closed.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.inner.handle().generation.lock().fenced || self.generation() != self.database().generation()
+    }
+
+    /// Position that must be committed before anything this connection computed may be told to a client: the newest
+    /// snapshot it read from and the newest transaction it committed.
+    #[must_use]
+    pub fn gate(&self) -> Position {
+        Position(self.inner.handle().gate())
+    }
+
+    /// Compiles the first statement of `sql`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn prepare(&mut self, sql: &[u8]) -> Result<Prepared, SqlError> {
+        self.prepare_with(sql, Lifetime::Transient)
+    }
+
+    /// Compiles the first statement of `sql` for a given use.
+    ///
+    /// # Errors
+    /// SQLite's.
+    #[expect(clippy::needless_pass_by_ref_mut, reason = "preparing belongs to the owner of the connection")]
+    pub fn prepare_with(&mut self, sql: &[u8], lifetime: Lifetime) -> Result<Prepared, SqlError> {
+        Statement::prepare(&self.inner, sql, lifetime)
+    }
+
+    /// Whether a transaction is open, that is autocommit is off.
+    #[must_use]
+    pub fn in_transaction(&self) -> bool {
+        let entered = self.inner.enter();
+        // SAFETY: the connection is open and entered.
+        unsafe { ffi::sqlite3_get_autocommit(entered.db) == 0 }
+    }
+
+    /// State of the main database's transaction. Temporary tables do not count.
+    #[must_use]
+    pub fn transaction_state(&self) -> TransactionState {
+        let entered = self.inner.enter();
+        // SAFETY: the connection is open and entered, the name is a C string.
+        match unsafe { ffi::sqlite3_txn_state(entered.db, c"main".as_ptr()) } {
+            ffi::SQLITE_TXN_WRITE => TransactionState::Write,
+            ffi::SQLITE_TXN_READ => TransactionState::Read,
+            _ => TransactionState::None,
+        }
+    }
+
+    /// A way to interrupt this connection from elsewhere.
+    #[must_use]
+    pub fn interrupt_handle(&self) -> InterruptHandle {
+        InterruptHandle(Arc::clone(&self.inner.interrupt))
+    }
+
+    /// Row id of the last insert.
+    #[must_use]
+    pub fn last_insert_rowid(&self) -> i64 {
+        let entered = self.inner.enter();
+        // SAFETY: the connection is open and entered.
+        unsafe { ffi::sqlite3_last_insert_rowid(entered.db) }
+    }
+
+    /// Rows changed by the last statement that changed any.
+    #[must_use]
+    pub fn changes(&self) -> i64 {
+        let entered = self.inner.enter();
+        // SAFETY: the connection is open and entered.
+        unsafe { ffi::sqlite3_changes64(entered.db) }
+    }
+
+    /// Refuses commits of this connection with the code of the veto until [`clear_veto`](Self::clear_veto).
+    pub fn refuse_next_commit(&self, veto: Veto) {
+        self.inner.handle().set_veto(Some(veto));
+    }
+
+    /// Lets commits pass again.
+    pub fn clear_veto(&self) {
+        self.inner.handle().set_veto(None);
+    }
+
+    /// Runs all statements of `sql` and drops their rows. For statements of the node itself, such as ROLLBACK.
+    ///
+    /// # Errors
+    /// SQLite's; later statements are not run.
+    pub fn exec_simple(&mut self, sql: &[u8]) -> Result<(), SqlError> {
+        let mut rest = sql;
+        while !rest.is_empty() {
+            let prepared = self.prepare(rest)?;
+            if let Some(mut statement) = prepared.statement {
+                while statement.step()? == crate::Step::Row {}
+            }
+            rest = &rest[prepared.consumed.clamp(1, rest.len())..];
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// After a step: gives back a lock that waits for the outcome of a transaction which did not commit.
+    pub(crate) fn settle(&self) {
+        let handle = self.handle();
+        if handle.delete() == crate::handle::DeleteRequest::Undecided {
+            handle.generation.settle(&mut handle.generation.lock(), handle);
+        }
+    }
+}
+
+/// Sets up a new connection and finds its handle.
+fn configure(entered: &Entered<'_>) -> Result<Arc<Handle>, SqlError> {
+    let check = |code: c_int| if code == ffi::SQLITE_OK { Ok(()) } else { Err(entered.error(code)) };
+    // Only effective after open has returned: SQLite sets its default at the end of it.
+    // SAFETY: the connection is open and entered.
+    check(unsafe { ffi::sqlite3_wal_autocheckpoint(entered.db, 0) })?;
+    for option in [ffi::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, ffi::SQLITE_DBCONFIG_ENABLE_FKEY] {
+        // SAFETY: these options take an int and a place for the new value, which may be null.
+        check(unsafe { ffi::sqlite3_db_config(entered.db, option, 1, std::ptr::null_mut::<c_int>()) })?;
+    }
+    // This reads the schema, so it also opens the WAL: later nothing has to be found by name.
+    let sql = c"PRAGMA synchronous=OFF";
+    // SAFETY: a C string and no callback.
+    check(unsafe {
+        ffi::sqlite3_exec(entered.db, sql.as_ptr(), None, std::ptr::null_mut(), std::ptr::null_mut())
+    })?;
+    let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
+    let place: *mut c_void = (&raw mut file).cast();
+    // SAFETY: this opcode writes a file pointer to the place given.
+    check(unsafe {
+        ffi::sqlite3_file_control(entered.db, c"main".as_ptr(), ffi::SQLITE_FCNTL_FILE_POINTER, place)
+    })?;
+    // SAFETY: SQLite's pointer to the open main file.
+    let handle = unsafe { shim::main_handle(file) }.ok_or_else(|| SqlError {
+        code: ffi::SQLITE_CANTOPEN,
+        message: "not a database of this vfs".into(),
+    })?;
+    // SAFETY: the connection is open and entered.
+    unsafe { authorizer::install(entered.db) };
+    Ok(handle)
+}

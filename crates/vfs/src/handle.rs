@@ -1,0 +1,141 @@
+//! What an open main file knows: its generation, the locks it holds, how far it has seen.
+//!
+//! The WAL file that SQLite opens for a connection shares the handle of the connection's main file. Lock masks and the
+//! delete request change only while the mutex of the generation is held; they are atomics so that no second mutex is
+//! needed.
+
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::database::Database;
+use crate::error::Veto;
+use crate::generation::{Generation, lookup};
+use crate::locks::bit;
+use crate::page::{Page, PageTable};
+
+/// The main file as a reader without WAL found it.
+pub(crate) struct Pin {
+    pub(crate) table: PageTable,
+    pub(crate) page_count: u32,
+}
+
+/// Where `PRAGMA delete_database` stands in the current transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum DeleteRequest {
+    None = 0,
+    /// The PRAGMA ran.
+    Requested = 1,
+    /// SQLite gave the WRITE lock back; whether it commits or rolls back it tells next. The lock stays taken.
+    Undecided = 2,
+}
+
+/// State of one connection's main file.
+pub(crate) struct Handle {
+    pub(crate) database: Arc<Database>,
+    pub(crate) generation: Arc<Generation>,
+    gate: AtomicU64,
+    shared: AtomicU8,
+    exclusive: AtomicU8,
+    delete: AtomicU8,
+    veto: Mutex<Option<Veto>>,
+    pin: Mutex<Option<Pin>>,
+}
+
+impl Handle {
+    /// Opens the current generation; the database counts the handle.
+    pub(crate) fn open(database: Arc<Database>) -> Self {
+        database.handle_opened();
+        let generation = database.current();
+        Self {
+            database,
+            generation,
+            gate: AtomicU64::new(0),
+            shared: AtomicU8::new(0),
+            exclusive: AtomicU8::new(0),
+            delete: AtomicU8::new(0),
+            veto: Mutex::new(None),
+            pin: Mutex::new(None),
+        }
+    }
+
+    /// Position of the newest frame that anything this handle did depends on.
+    pub(crate) fn gate(&self) -> u64 {
+        self.gate.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn raise_gate(&self, position: u64) {
+        self.gate.fetch_max(position, Ordering::AcqRel);
+    }
+
+    pub(crate) fn holds_shared(&self, slot: usize) -> bool {
+        self.shared.load(Ordering::Relaxed) & bit(slot) != 0
+    }
+
+    pub(crate) fn add_shared(&self, bits: u8) {
+        self.shared.fetch_or(bits, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_shared(&self, bits: u8) {
+        self.shared.fetch_and(!bits, Ordering::Relaxed);
+    }
+
+    pub(crate) fn holds_exclusive(&self, slot: usize) -> bool {
+        self.exclusive.load(Ordering::Relaxed) & bit(slot) != 0
+    }
+
+    pub(crate) fn add_exclusive(&self, bits: u8) {
+        self.exclusive.fetch_or(bits, Ordering::Relaxed);
+    }
+
+    pub(crate) fn remove_exclusive(&self, bits: u8) {
+        self.exclusive.fetch_and(!bits, Ordering::Relaxed);
+    }
+
+    pub(crate) fn delete(&self) -> DeleteRequest {
+        match self.delete.load(Ordering::Relaxed) {
+            1 => DeleteRequest::Requested,
+            2 => DeleteRequest::Undecided,
+            _ => DeleteRequest::None,
+        }
+    }
+
+    pub(crate) fn set_delete(&self, request: DeleteRequest) {
+        self.delete.store(request as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn veto(&self) -> Option<Veto> {
+        *self.veto.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_veto(&self, veto: Option<Veto>) {
+        *self.veto.lock().unwrap_or_else(PoisonError::into_inner) = veto;
+    }
+
+    pub(crate) fn pin(&self, pin: Pin) {
+        *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = Some(pin);
+    }
+
+    pub(crate) fn unpin(&self) {
+        self.pin.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// The pinned page; the outer `None` means that nothing is pinned.
+    #[expect(clippy::option_option, reason = "both answers are plain words here")]
+    pub(crate) fn pinned(&self, number: u32) -> Option<Option<Page>> {
+        let pin = self.pin.lock().unwrap_or_else(PoisonError::into_inner);
+        pin.as_ref().map(|pin| lookup(&pin.table, pin.page_count, number))
+    }
+
+    /// Size of the pinned main file.
+    pub(crate) fn pinned_count(&self) -> Option<u32> {
+        self.pin.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|pin| pin.page_count)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.generation.release_all(self);
+        self.database.handle_closed();
+    }
+}

@@ -1,0 +1,183 @@
+//! Pages and the two-level page table.
+//!
+//! A page never changes after it was made: whoever holds a [`Page`] holds its bytes for as long as it wants. The table
+//! maps page numbers to pages through chunks of 512 pointers. Both levels are reference counted, so a clone of the
+//! table costs one count, and the first change after it copies the list of chunks and the one chunk that is touched.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+
+/// Bytes in one database page. The database format of dqlite has no other size.
+pub const PAGE_SIZE: usize = 4096;
+
+/// Page pointers in one chunk of a [`PageTable`].
+const CHUNK_PAGES: usize = 512;
+
+/// Number of a database page; the first page of a database is 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PageNumber(pub u32);
+
+/// Count of frames that became part of a database so far; it only grows within a generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(pub u64);
+
+/// An immutable page; cloning it copies a pointer.
+#[derive(Clone)]
+pub struct Page(Arc<[u8; PAGE_SIZE]>);
+
+impl Page {
+    /// Copies `bytes` into a new page; `None` unless there are exactly [`PAGE_SIZE`] of them.
+    #[must_use]
+    pub fn copy_from(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() != PAGE_SIZE {
+            return None;
+        }
+        // `Arc::from` copies once, straight to the heap; an array by value would pass over the stack.
+        let bytes: Arc<[u8]> = Arc::from(bytes);
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The page that a hole in a database reads as.
+    #[must_use]
+    pub fn zero() -> Self {
+        static ZERO: OnceLock<Page> = OnceLock::new();
+        ZERO.get_or_init(|| Self(Arc::new([0; PAGE_SIZE]))).clone()
+    }
+
+    /// Whether both are the same allocation, which implies the same bytes.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The big-endian 32-bit field at `offset`, as used all over SQLite's file header.
+    #[must_use]
+    pub(crate) fn field(&self, offset: usize) -> u32 {
+        crate::wal::be_u32(&self.0[..], offset)
+    }
+}
+
+impl Deref for Page {
+    type Target = [u8; PAGE_SIZE];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl AsRef<[u8]> for Page {
+    fn as_ref(&self) -> &[u8] {
+        &self.0[..]
+    }
+}
+
+impl PartialEq for Page {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_same(other) || self.0 == other.0
+    }
+}
+
+impl Eq for Page {}
+
+impl fmt::Debug for Page {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Page(..)")
+    }
+}
+
+#[derive(Clone)]
+struct Chunk([Option<Page>; CHUNK_PAGES]);
+
+impl Chunk {
+    fn empty() -> Arc<Self> {
+        Arc::new(Self([const { None }; CHUNK_PAGES]))
+    }
+}
+
+/// Page number to page. Absent pages are holes and read as zeros.
+#[derive(Clone, Default)]
+pub(crate) struct PageTable {
+    chunks: Arc<Vec<Arc<Chunk>>>,
+}
+
+impl PageTable {
+    /// The page, or `None` for a hole.
+    pub(crate) fn get(&self, number: u32) -> Option<&Page> {
+        let (chunk, slot) = place(number)?;
+        self.chunks.get(chunk)?.0[slot].as_ref()
+    }
+
+    /// Puts a page in place, making room as needed. Page 0 does not exist and is ignored.
+    pub(crate) fn set(&mut self, number: u32, page: Page) {
+        let Some((chunk, slot)) = place(number) else { return };
+        let chunks = Arc::make_mut(&mut self.chunks);
+        if chunks.len() <= chunk {
+            chunks.resize_with(chunk + 1, Chunk::empty);
+        }
+        Arc::make_mut(&mut chunks[chunk]).0[slot] = Some(page);
+    }
+
+    /// Drops every page above `page_count`.
+    pub(crate) fn truncate(&mut self, page_count: u32) {
+        let kept = page_count as usize;
+        if kept >= self.chunks.len() * CHUNK_PAGES {
+            return;
+        }
+        let chunks = Arc::make_mut(&mut self.chunks);
+        chunks.truncate(kept.div_ceil(CHUNK_PAGES));
+        if let (Some(last), used @ 1..) = (chunks.last_mut(), kept % CHUNK_PAGES) {
+            if last.0[used..].iter().any(Option::is_some) {
+                Arc::make_mut(last).0[used..].fill(None);
+            }
+        }
+    }
+}
+
+/// Chunk and slot of a page number.
+fn place(number: u32) -> Option<(usize, usize)> {
+    let index = number.checked_sub(1)? as usize;
+    Some((index / CHUNK_PAGES, index % CHUNK_PAGES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(fill: u8) -> Page {
+        Page::copy_from(&[fill; PAGE_SIZE]).unwrap()
+    }
+
+    #[test]
+    fn a_clone_keeps_what_it_saw() {
+        let mut table = PageTable::default();
+        for number in 1..=1500 {
+            table.set(number, page(1));
+        }
+        let before = table.clone();
+        table.set(700, page(2));
+        table.truncate(1000);
+        assert_eq!(before.get(700).unwrap()[0], 1);
+        assert_eq!(table.get(700).unwrap()[0], 2);
+        assert!(before.get(1500).is_some());
+        assert!(table.get(1001).is_none() && table.get(1500).is_none());
+        assert!(table.get(1000).is_some());
+    }
+
+    #[test]
+    fn truncation_forgets_what_a_later_growth_would_uncover() {
+        let mut table = PageTable::default();
+        table.set(3, page(9));
+        table.truncate(2);
+        table.set(4, page(1));
+        assert!(table.get(3).is_none());
+        assert!(table.get(0).is_none());
+    }
+
+    #[test]
+    fn only_whole_pages_are_pages() {
+        assert!(Page::copy_from(&[0; 4095]).is_none());
+        assert!(Page::copy_from(&[0; 4097]).is_none());
+        assert_eq!(Page::zero()[..], [0; PAGE_SIZE][..]);
+    }
+}

@@ -1,0 +1,319 @@
+//! Prepared statements.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::Arc;
+
+use libsqlite3_sys as ffi;
+
+use crate::connection::{Inner, Lifetime};
+use crate::error::SqlError;
+
+/// Outcome of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A row is ready.
+    Row,
+    /// The statement ran to its end.
+    Done,
+}
+
+/// A value of the current row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ColumnValue<'a> {
+    /// 64-bit integer.
+    Integer(i64),
+    /// Double.
+    Float(f64),
+    /// Text, normally but not necessarily UTF-8, without terminator.
+    Text(&'a [u8]),
+    /// Bytes.
+    Blob(&'a [u8]),
+    /// NULL.
+    Null,
+}
+
+/// What [`Connection::prepare`](crate::Connection::prepare) found.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The statement; `None` if the text up to `consumed` holds nothing but blanks and comments.
+    pub statement: Option<Statement>,
+    /// Bytes of the text that were read.
+    pub consumed: usize,
+}
+
+/// A prepared statement; it keeps its connection open.
+pub struct Statement {
+    raw: *mut ffi::sqlite3_stmt,
+    inner: Arc<Inner>,
+}
+
+// SAFETY: every call with `raw` is made while the connection is entered.
+unsafe impl Send for Statement {}
+
+impl std::fmt::Debug for Statement {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Statement")
+    }
+}
+
+impl Drop for Statement {
+    fn drop(&mut self) {
+        let entered = self.inner.enter();
+        // SAFETY: the statement was not finalized before. This may commit, which the VFS sees like any other commit.
+        unsafe { ffi::sqlite3_finalize(self.raw) };
+        drop(entered);
+        self.inner.settle();
+    }
+}
+
+impl Statement {
+    pub(crate) fn prepare(inner: &Arc<Inner>, sql: &[u8], lifetime: Lifetime) -> Result<Prepared, SqlError> {
+        let len = c_int::try_from(sql.len()).map_err(|_| SqlError::from_code(ffi::SQLITE_TOOBIG))?;
+        if sql.is_empty() {
+            return Ok(Prepared { statement: None, consumed: 0 });
+        }
+        let flags = match lifetime {
+            Lifetime::Transient => 0,
+            Lifetime::Persistent => ffi::SQLITE_PREPARE_PERSISTENT,
+        };
+        let start = sql.as_ptr().cast::<c_char>();
+        let mut raw = std::ptr::null_mut();
+        let mut tail = std::ptr::null();
+        let entered = inner.enter();
+        // SAFETY: the connection is entered; the text has `len` bytes; the results have places.
+        let code =
+            unsafe { ffi::sqlite3_prepare_v3(entered.db, start, len, flags, &raw mut raw, &raw mut tail) };
+        if code != ffi::SQLITE_OK {
+            let error = entered.error(code);
+            drop(entered);
+            inner.settle();
+            return Err(error);
+        }
+        drop(entered);
+        let consumed = if tail.is_null() {
+            sql.len()
+        } else {
+            // SAFETY: SQLite sets the tail to a place in the text or right behind it.
+            usize::try_from(unsafe { tail.offset_from(start) }).map_or(sql.len(), |len| len.min(sql.len()))
+        };
+        let statement = (!raw.is_null()).then(|| Self { raw, inner: Arc::clone(inner) });
+        Ok(Prepared { statement, consumed })
+    }
+
+    fn check(&self, call: impl FnOnce(*mut ffi::sqlite3_stmt) -> c_int) -> Result<(), SqlError> {
+        let entered = self.inner.enter();
+        match call(self.raw) {
+            ffi::SQLITE_OK => Ok(()),
+            code => Err(entered.error(code)),
+        }
+    }
+
+    /// Whether the statement cannot change the database by itself. BEGIN, COMMIT and the like count as such.
+    #[must_use]
+    pub fn readonly(&self) -> bool {
+        let _entered = self.inner.enter();
+        // SAFETY: the statement is alive and its connection entered.
+        unsafe { ffi::sqlite3_stmt_readonly(self.raw) != 0 }
+    }
+
+    /// Whether the statement was stepped and neither ended nor was reset.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        let _entered = self.inner.enter();
+        // SAFETY: the statement is alive and its connection entered.
+        unsafe { ffi::sqlite3_stmt_busy(self.raw) != 0 }
+    }
+
+    /// Number of the highest parameter.
+    #[must_use]
+    pub fn parameter_count(&self) -> usize {
+        let _entered = self.inner.enter();
+        // SAFETY: the statement is alive and its connection entered.
+        usize::try_from(unsafe { ffi::sqlite3_bind_parameter_count(self.raw) }).unwrap_or(0)
+    }
+
+    /// Number of columns in the result.
+    #[must_use]
+    pub fn column_count(&self) -> usize {
+        let _entered = self.inner.enter();
+        // SAFETY: the statement is alive and its connection entered.
+        usize::try_from(unsafe { ffi::sqlite3_column_count(self.raw) }).unwrap_or(0)
+    }
+
+    /// Name of a column, counted from 0.
+    #[must_use]
+    pub fn column_name(&self, column: usize) -> &[u8] {
+        let _entered = self.inner.enter();
+        let column = c_int::try_from(column).unwrap_or(-1);
+        // SAFETY: the statement is alive and its connection entered; SQLite checks the number.
+        let name = unsafe { ffi::sqlite3_column_name(self.raw, column) };
+        // SAFETY: null or a C string that stays until the statement is stepped again, which needs `&mut self`.
+        if name.is_null() { &[] } else { unsafe { CStr::from_ptr(name) }.to_bytes() }
+    }
+
+    /// Declared type of a column, if it comes straight from a table.
+    #[must_use]
+    pub fn column_decltype(&self, column: usize) -> Option<&[u8]> {
+        let _entered = self.inner.enter();
+        let column = c_int::try_from(column).unwrap_or(-1);
+        // SAFETY: the statement is alive and its connection entered; SQLite checks the number.
+        let name = unsafe { ffi::sqlite3_column_decltype(self.raw, column) };
+        // SAFETY: null or a C string that stays until the statement is stepped again, which needs `&mut self`.
+        (!name.is_null()).then(|| unsafe { CStr::from_ptr(name) }.to_bytes())
+    }
+
+    /// Binds an integer. Parameters are counted from 1.
+    ///
+    /// # Errors
+    /// `SQLITE_RANGE` for a parameter that is not there, like all other binds.
+    pub fn bind_integer(&mut self, parameter: usize, value: i64) -> Result<(), SqlError> {
+        let parameter = index(parameter)?;
+        // SAFETY: the statement is alive and its connection entered.
+        self.check(|raw| unsafe { ffi::sqlite3_bind_int64(raw, parameter, value) })
+    }
+
+    /// Binds a double.
+    ///
+    /// # Errors
+    /// As [`bind_integer`](Self::bind_integer).
+    pub fn bind_float(&mut self, parameter: usize, value: f64) -> Result<(), SqlError> {
+        let parameter = index(parameter)?;
+        // SAFETY: the statement is alive and its connection entered.
+        self.check(|raw| unsafe { ffi::sqlite3_bind_double(raw, parameter, value) })
+    }
+
+    /// Binds text, which is copied.
+    ///
+    /// # Errors
+    /// As [`bind_integer`](Self::bind_integer).
+    pub fn bind_text(&mut self, parameter: usize, value: &[u8]) -> Result<(), SqlError> {
+        let parameter = index(parameter)?;
+        let encoding = u8::try_from(ffi::SQLITE_UTF8).expect("the constant is 1");
+        // SAFETY: the statement is alive and its connection entered; pointer and length describe `value`, which SQLite
+        // copies.
+        self.check(|raw| unsafe {
+            ffi::sqlite3_bind_text64(
+                raw,
+                parameter,
+                value.as_ptr().cast(),
+                value.len() as u64,
+                ffi::SQLITE_TRANSIENT(),
+                encoding,
+            )
+        })
+    }
+
+    /// Binds bytes, which are copied.
+    ///
+    /// # Errors
+    /// As [`bind_integer`](Self::bind_integer).
+    pub fn bind_blob(&mut self, parameter: usize, value: &[u8]) -> Result<(), SqlError> {
+        let parameter = index(parameter)?;
+        // SAFETY: as for text. The pointer of an empty slice is not null, so it binds an empty blob.
+        self.check(|raw| unsafe {
+            ffi::sqlite3_bind_blob64(
+                raw,
+                parameter,
+                value.as_ptr().cast(),
+                value.len() as u64,
+                ffi::SQLITE_TRANSIENT(),
+            )
+        })
+    }
+
+    /// Binds NULL.
+    ///
+    /// # Errors
+    /// As [`bind_integer`](Self::bind_integer).
+    pub fn bind_null(&mut self, parameter: usize) -> Result<(), SqlError> {
+        let parameter = index(parameter)?;
+        // SAFETY: the statement is alive and its connection entered.
+        self.check(|raw| unsafe { ffi::sqlite3_bind_null(raw, parameter) })
+    }
+
+    /// Makes all parameters NULL.
+    #[expect(clippy::needless_pass_by_ref_mut, reason = "changes the statement behind the pointer")]
+    pub fn clear_bindings(&mut self) {
+        let _entered = self.inner.enter();
+        // SAFETY: the statement is alive and its connection entered.
+        unsafe { ffi::sqlite3_clear_bindings(self.raw) };
+    }
+
+    /// Runs to the next row or the end.
+    ///
+    /// # Errors
+    /// SQLite's, among them the code of a [`Veto`](crate::Veto).
+    #[expect(clippy::needless_pass_by_ref_mut, reason = "invalidates the columns of the row before")]
+    pub fn step(&mut self) -> Result<Step, SqlError> {
+        let entered = self.inner.enter();
+        // SAFETY: the statement is alive and its connection entered.
+        let result = match unsafe { ffi::sqlite3_step(self.raw) } {
+            ffi::SQLITE_ROW => Ok(Step::Row),
+            ffi::SQLITE_DONE => Ok(Step::Done),
+            code => Err(entered.error(code)),
+        };
+        drop(entered);
+        self.inner.settle();
+        result
+    }
+
+    /// Ends the run, which commits what a statement with unread rows has changed. Bindings stay.
+    ///
+    /// # Errors
+    /// The error of the last step again, or that of the commit.
+    #[expect(clippy::needless_pass_by_ref_mut, reason = "invalidates the columns of the row before")]
+    pub fn reset(&mut self) -> Result<(), SqlError> {
+        // SAFETY: the statement is alive and its connection entered.
+        let result = self.check(|raw| unsafe { ffi::sqlite3_reset(raw) });
+        self.inner.settle();
+        result
+    }
+
+    /// Value of a column of the current row, counted from 0; NULL where there is none.
+    #[must_use]
+    pub fn column(&self, column: usize) -> ColumnValue<'_> {
+        let _entered = self.inner.enter();
+        let column = c_int::try_from(column).unwrap_or(-1);
+        // SAFETY: the statement is alive and its connection entered; SQLite checks the number.
+        match unsafe { ffi::sqlite3_column_type(self.raw, column) } {
+            // SAFETY: as above.
+            ffi::SQLITE_INTEGER => {
+                ColumnValue::Integer(unsafe { ffi::sqlite3_column_int64(self.raw, column) })
+            }
+            // SAFETY: as above.
+            ffi::SQLITE_FLOAT => ColumnValue::Float(unsafe { ffi::sqlite3_column_double(self.raw, column) }),
+            ffi::SQLITE_TEXT => {
+                // SAFETY: as above. A value that is text already is converted at most once, at the first call.
+                let start = unsafe { ffi::sqlite3_column_text(self.raw, column) };
+                // SAFETY: `start` is what SQLite returned for this column just now.
+                ColumnValue::Text(unsafe { self.bytes(start, column) })
+            }
+            ffi::SQLITE_BLOB => {
+                // SAFETY: as above.
+                let start = unsafe { ffi::sqlite3_column_blob(self.raw, column) };
+                // SAFETY: `start` is what SQLite returned for this column just now.
+                ColumnValue::Blob(unsafe { self.bytes(start.cast(), column) })
+            }
+            _ => ColumnValue::Null,
+        }
+    }
+
+    /// The bytes of a text or blob.
+    ///
+    /// # Safety
+    /// `start` is SQLite's pointer for the value of this column; the connection is entered.
+    unsafe fn bytes(&self, start: *const u8, column: c_int) -> &[u8] {
+        if start.is_null() {
+            return &[];
+        }
+        // SAFETY: by contract.
+        let len = usize::try_from(unsafe { ffi::sqlite3_column_bytes(self.raw, column) }).unwrap_or(0);
+        // SAFETY: the value has that length and stays until the next step or reset, which need `&mut self`.
+        unsafe { std::slice::from_raw_parts(start, len) }
+    }
+}
+
+fn index(parameter: usize) -> Result<c_int, SqlError> {
+    c_int::try_from(parameter)
+        .map_err(|_| SqlError { code: ffi::SQLITE_RANGE, message: "column index out of range".into() })
+}
