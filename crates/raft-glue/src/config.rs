@@ -1,0 +1,133 @@
+//! What a replica is told at its creation.
+
+use thiserror::Error;
+use wire_protocol::{LogIndex, NodeId, Term};
+
+/// How many entries stay behind a snapshot.
+///
+/// The log on disk always keeps the configured number, as C does. The dynamic strategy of C only shrinks the log in
+/// memory, which [`Config::log_cache_bytes`] bounds here in any case; both values therefore behave alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrailingStrategy {
+    /// Always the configured number.
+    Static,
+    /// C: as many as fit in the size of the snapshot, at most the configured number.
+    #[default]
+    Dynamic,
+}
+
+/// Settings of one replica. They never change while it lives.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Our identity, not 0.
+    pub id: NodeId,
+    /// Our address, as other members know it.
+    pub address: String,
+    /// Followers stand for election after between one and two of these without a leader.
+    pub election_timeout_ms: u64,
+    /// A leader speaks to everybody at least this often. Less than the election timeout.
+    pub heartbeat_timeout_ms: u64,
+    /// Source of the election timeouts.
+    pub seed: u64,
+    /// A snapshot is wanted after this many applied entries.
+    pub snapshot_threshold: u64,
+    /// Entries kept behind a snapshot.
+    pub snapshot_trailing: u64,
+    /// Accepted for C's sake.
+    pub trailing_strategy: TrailingStrategy,
+    /// A promotion fails in the round with this number, if it takes longer than an election timeout.
+    pub max_catch_up_rounds: u32,
+    /// A promotion fails when one round takes longer than this.
+    pub max_catch_up_round_duration_ms: u64,
+    /// Entries that are applied and durable leave memory, oldest first, when the log in memory is larger than this.
+    pub log_cache_bytes: u64,
+    /// Neither vote nor campaign before this index is known to be committed: set after damage to the log, to the
+    /// highest index this node may ever have acknowledged.
+    pub no_vote_until: Option<LogIndex>,
+}
+
+impl Config {
+    /// Settings with the defaults of dqlite.
+    #[must_use]
+    pub fn new(id: NodeId, address: impl Into<String>) -> Self {
+        Self {
+            id,
+            address: address.into(),
+            election_timeout_ms: 3000,
+            heartbeat_timeout_ms: 500,
+            seed: 0,
+            snapshot_threshold: 1024,
+            snapshot_trailing: 8192,
+            trailing_strategy: TrailingStrategy::default(),
+            max_catch_up_rounds: 100,
+            max_catch_up_round_duration_ms: 50_000,
+            log_cache_bytes: 64 << 20,
+            no_vote_until: None,
+        }
+    }
+
+    /// Length of a tick: a fifth of the heartbeat. Coarser ticks leave too few distinct election timeouts.
+    #[must_use]
+    pub fn tick_interval_ms(&self) -> u64 {
+        (self.heartbeat_timeout_ms / 5).max(1)
+    }
+
+    pub(crate) fn heartbeat_ticks(&self) -> usize {
+        to_ticks(self.heartbeat_timeout_ms / self.tick_interval_ms()).max(1)
+    }
+
+    pub(crate) fn election_ticks(&self) -> usize {
+        to_ticks(self.election_timeout_ms / self.tick_interval_ms()).max(self.heartbeat_ticks() + 1)
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), ReplicaError> {
+        if self.id.0 == 0 {
+            return Err(ReplicaError::Config("the id is 0"));
+        }
+        if self.heartbeat_timeout_ms == 0 || self.heartbeat_timeout_ms >= self.election_timeout_ms {
+            return Err(ReplicaError::Config("the heartbeat timeout is not between 0 and the election timeout"));
+        }
+        if self.election_timeout_ms > MAX_ELECTION_TIMEOUT_MS {
+            return Err(ReplicaError::Config("the election timeout is too long"));
+        }
+        Ok(())
+    }
+}
+
+/// Far above the largest that C's `dqlite_node_set_network_latency` allows (15 hours); keeps tick counts small.
+const MAX_ELECTION_TIMEOUT_MS: u64 = 1 << 40;
+
+fn to_ticks(count: u64) -> usize {
+    usize::try_from(count.min(1 << 30)).expect("bounded by 2^30")
+}
+
+/// Why a replica cannot be created.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReplicaError {
+    /// A setting is out of range.
+    #[error("bad replica configuration: {0}")]
+    Config(&'static str),
+    /// The log does not connect to the snapshot, or to index 1.
+    #[error("the log starts at {first_index}, but the snapshot ends at {snapshot_index}")]
+    Gap {
+        /// First entry found.
+        first_index: LogIndex,
+        /// Last entry covered by the snapshot, 0 without one.
+        snapshot_index: LogIndex,
+    },
+    /// The first entry ever has to be a configuration.
+    #[error("the first log entry is not a configuration")]
+    NoConfiguration,
+    /// An entry has a term above the stored one.
+    #[error("the log contains term {entry}, but the stored term is {stored}")]
+    TermBeyondHardState {
+        /// Highest term in the log or the snapshot.
+        entry: Term,
+        /// Term from the metadata files.
+        stored: Term,
+    },
+    /// The consensus library refused the state.
+    #[error("consensus: {0}")]
+    Raft(#[from] raft::Error),
+}
