@@ -1,0 +1,159 @@
+//! Committed entries meet the databases: our own move a watermark, others' are applied natively. Snapshots.
+
+use bytes::Bytes;
+use raft_glue::{Committed, EntryKind, InstalledSnapshot};
+use vfs::{DatabaseName, DatabaseSnapshot, PAGE_SIZE, PageNumber, Vfs};
+use wire_protocol::command::Command;
+use wire_protocol::snapshot::PayloadReader;
+
+use super::database::DatabaseId;
+use super::{Core, DiskJob, Output, SnapshotDone, SnapshotJob};
+
+impl Core {
+    /// Applies the next entry of the log.
+    pub(super) fn apply(&mut self, committed: Committed, now_ms: u64) {
+        if self.failed.is_some() {
+            return;
+        }
+        let Committed { index, entry } = committed;
+        if entry.kind == EntryKind::Command {
+            let applied = match self.proposals.take(index) {
+                Some(own) => self.commit_own(own, now_ms),
+                None => self.apply_foreign(&entry.data),
+            };
+            if let Err(reason) = applied {
+                return self.fail(format!("applying log entry {index} failed: {reason}"), now_ms);
+            }
+        }
+        self.replica.handle_applied(index);
+    }
+
+    /// The frames are in the WAL already: only the watermark moves, and the replies behind it leave.
+    fn commit_own(&mut self, own: super::leader::Proposal, now_ms: u64) -> Result<(), String> {
+        let state = self.databases.get_mut(own.database);
+        state.database.commit(own.generation, own.sequence).map_err(|error| error.to_string())?;
+        state.database.maintain();
+        self.release_gated(own.database, now_ms);
+        Ok(())
+    }
+
+    fn apply_foreign(&mut self, data: &Bytes) -> Result<(), String> {
+        let command = Command::decode(data).map_err(|error| error.to_string())?;
+        let Command::Frames(frames) = command else {
+            // OPEN, UNDO and CHECKPOINT of old releases change nothing.
+            return Ok(());
+        };
+        if !frames.is_commit {
+            return Err("frames without a commit are not supported".to_owned());
+        }
+        if usize::from(frames.page_size) != PAGE_SIZE {
+            return Err(format!("page size {} instead of {PAGE_SIZE}", frames.page_size));
+        }
+        let name = DatabaseName::replicated(&frames.filename).map_err(|error| error.to_string())?;
+        let id = self.databases.get_or_create(&self.vfs, &name);
+        let state = self.databases.get_mut(id);
+        let mut pages = frames.pages().map(|(number, page)| (PageNumber(number), page));
+        state.database.apply(&mut pages).map_err(|error| error.to_string())?;
+        state.database.maintain();
+        self.forget_if_deleted(id);
+        Ok(())
+    }
+
+    /// A database that was deleted goes when nobody has it open any more.
+    pub(super) fn forget_if_deleted(&self, id: DatabaseId) {
+        let database = &self.databases.get(id).database;
+        if database.is_deleted() {
+            self.vfs.remove_if_deleted(database.name());
+        }
+    }
+
+    /// A snapshot of the leader is on disk: the databases become what it holds.
+    pub(super) fn restore(&mut self, snapshot: &InstalledSnapshot, now_ms: u64) {
+        let index = snapshot.metadata.index;
+        match restore_payload(&self.vfs, &snapshot.data) {
+            Ok(()) => {
+                let names: Vec<DatabaseName> =
+                    self.vfs.databases().iter().map(|database| database.name().clone()).collect();
+                for name in names {
+                    let id = self.databases.get_or_create(&self.vfs, &name);
+                    let state = self.databases.get_mut(id);
+                    state.generation = state.database.generation();
+                }
+                self.replica.handle_restored(index);
+            }
+            Err(reason) => self.fail(format!("restoring the snapshot at index {index} failed: {reason}"), now_ms),
+        }
+    }
+
+    /// Starts a snapshot when enough has been applied since the last one. The page tables are cloned here, where they
+    /// stand exactly at the applied index; writing the file happens elsewhere.
+    pub(super) fn take_snapshot_if_due(&mut self) {
+        if self.snapshot_running || self.stopping || self.failed.is_some() {
+            return;
+        }
+        let Some(metadata) = self.replica.wants_snapshot() else { return };
+        let databases: Vec<(Bytes, DatabaseSnapshot)> = self
+            .vfs
+            .databases()
+            .iter()
+            .map(|database| (Bytes::copy_from_slice(database.name().as_bytes()), database.snapshot()))
+            .filter(|(_, snapshot)| snapshot.page_count() > 0)
+            .collect();
+        self.snapshot_running = true;
+        self.outputs.push_back(Output::Snapshot(SnapshotJob::Write { metadata, databases }));
+    }
+
+    pub(super) fn snapshot_done(&mut self, done: SnapshotDone) {
+        match done {
+            SnapshotDone::Written { metadata, result: Ok(()) } => {
+                self.outputs.push_back(Output::Disk(DiskJob::SnapshotTaken(metadata)));
+            }
+            SnapshotDone::Written { metadata, result: Err(reason) } => {
+                // Tried again after more has been applied; the log just stays longer.
+                tracing::warn!(index = %metadata.index, %reason, "writing a snapshot failed");
+                self.snapshot_running = false;
+                self.replica.handle_snapshot_failed();
+            }
+            SnapshotDone::Read { to, metadata, result } => {
+                if let Err(reason) = &result {
+                    tracing::warn!(%to, index = %metadata.index, %reason, "reading a snapshot failed");
+                }
+                self.replica.handle_snapshot_read(to, &metadata, result.map_err(drop));
+            }
+        }
+    }
+}
+
+/// Replaces the content of all databases by a snapshot payload; databases that are not in it go.
+///
+/// # Errors
+///
+/// Says what is wrong with the payload. Databases restored before that point stay changed.
+pub fn restore_payload(vfs: &Vfs, payload: &Bytes) -> Result<(), String> {
+    let mut reader = PayloadReader::new(payload.clone()).map_err(|error| error.to_string())?;
+    let mut names = Vec::new();
+    while let Some(image) = reader.next_database().map_err(|error| error.to_string())? {
+        let name = DatabaseName::replicated(&image.name).map_err(|error| error.to_string())?;
+        let database = vfs.get_or_create(&name);
+        let describe = |error: vfs::Error| format!("database {name:?}: {error}");
+        if image.wal.len() > WAL_HEADER_LEN {
+            let pages = vfs::overlay_wal(&image.main, &image.wal).map_err(describe)?;
+            database.restore(&mut pages.iter().map(|page| &page[..])).map_err(describe)?;
+        } else {
+            if image.main.is_empty() || image.main.len() % PAGE_SIZE != 0 {
+                return Err(format!("database {name:?}: {} bytes are not whole pages", image.main.len()));
+            }
+            database.restore(&mut image.main.chunks_exact(PAGE_SIZE)).map_err(describe)?;
+        }
+        names.push(name);
+    }
+    for database in vfs.databases() {
+        if !names.contains(database.name()) {
+            vfs.remove(database.name());
+        }
+    }
+    Ok(())
+}
+
+/// A WAL image of this length or less holds no frame.
+const WAL_HEADER_LEN: usize = 32;

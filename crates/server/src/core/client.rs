@@ -1,0 +1,149 @@
+//! One client as the core sees it: what it sent, what it has open, what it waits for.
+
+use std::collections::VecDeque;
+
+use vfs::DatabaseSnapshot;
+use wire_protocol::{Frame, Protocol};
+
+use super::database::DatabaseId;
+use super::job::{JobClass, Work};
+use super::limits;
+use super::session::{CancelHandle, Session};
+
+/// A client connection.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) protocol: Protocol,
+    /// Requests behind the running one, in order.
+    pub(super) inbox: VecDeque<Frame>,
+    inbox_len: usize,
+    /// The socket is not read because the inbox is full.
+    pub(super) paused: bool,
+    /// When the client closed its sending half.
+    pub(super) eof_at_ms: Option<u64>,
+    /// The socket is gone: nothing is sent any more, the session goes as soon as it is back.
+    pub(super) gone: bool,
+    pub(super) request: RequestState,
+    pub(super) opened: Option<Opened>,
+}
+
+/// The database a client has open.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) database: DatabaseId,
+    /// At home between jobs.
+    pub(super) session: Option<Box<Session>>,
+    pub(super) cancel: CancelHandle,
+    /// For each statement id, whether the statement only reads.
+    pub(super) readonly: Vec<Option<bool>>,
+    /// Leadership was lost: the session is closed when it comes home.
+    pub(super) dead: bool,
+}
+
+/// What the one request in progress is waiting for.
+#[derive(Debug)]
+pub(super) enum RequestState {
+    /// Nothing is in progress.
+    Idle,
+    /// A leader must have applied its own barrier before it runs SQL.
+    Barrier(Work),
+    /// For the writer lane; the work is in the lane's queue.
+    Queued,
+    /// For an executor.
+    Running(Running),
+    /// For a commit; the reply is with the database.
+    Gated,
+    /// For the socket to take the last batch of rows.
+    Streaming,
+    /// For the cluster to change.
+    Cluster,
+    /// For the socket to take the last piece of a dump.
+    Dumping(Dump),
+}
+
+/// A job on an executor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Running {
+    pub(super) class: JobClass,
+    pub(super) kind: RequestKind,
+}
+
+/// What the request in progress may do, as far as an answer for a broken one depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestKind {
+    /// OPEN, PREPARE, FINALIZE.
+    Session,
+    /// One statement without rows.
+    Exec,
+    /// Several statements, each its own transaction unless the text says otherwise.
+    Batch,
+    /// One statement with rows.
+    Query,
+    /// The session is being closed.
+    Close,
+}
+
+/// A dump in progress.
+#[derive(Debug)]
+pub(super) struct Dump {
+    pub(super) snapshot: DatabaseSnapshot,
+    pub(super) next_page: u32,
+    /// Encoded name and length of the second, empty file.
+    pub(super) trailer: bytes::Bytes,
+}
+
+impl Client {
+    pub(super) fn new(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            inbox: VecDeque::new(),
+            inbox_len: 0,
+            paused: false,
+            eof_at_ms: None,
+            gone: false,
+            request: RequestState::Idle,
+            opened: None,
+        }
+    }
+
+    pub(super) fn push(&mut self, frame: Frame) {
+        self.inbox_len += frame.body.len();
+        self.inbox.push_back(frame);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Frame> {
+        let frame = self.inbox.pop_front()?;
+        self.inbox_len -= frame.body.len();
+        Some(frame)
+    }
+
+    /// Whether the socket should rest until some of the inbox is worked off.
+    pub(super) fn inbox_is_full(&self) -> bool {
+        self.inbox.len() >= limits::MAX_INBOX_FRAMES || self.inbox_len >= limits::MAX_INBOX_BYTES
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.request, RequestState::Idle)
+    }
+}
+
+impl Opened {
+    /// Whether the statement exists, and if so whether it only reads.
+    pub(super) fn statement_is_readonly(&self, id: u32) -> Option<bool> {
+        self.readonly.get(id as usize).copied().flatten()
+    }
+
+    pub(super) fn remember_statement(&mut self, id: u32, readonly: bool) {
+        let index = id as usize;
+        if self.readonly.len() <= index {
+            self.readonly.resize(index + 1, None);
+        }
+        self.readonly[index] = Some(readonly);
+    }
+
+    pub(super) fn forget_statement(&mut self, id: u32) {
+        if let Some(slot) = self.readonly.get_mut(id as usize) {
+            *slot = None;
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The door of a request: bytes of one client become work, in order, one request at a time.
+
+use bytes::Bytes;
+use wire_protocol::{Frame, Protocol, Request, RequestError, Response};
+
+use super::client::{Client, RequestKind, RequestState};
+use super::job::Work;
+use super::session::encode;
+use super::{ClientId, Core, Output, limits};
+use vfs::DatabaseName;
+
+/// Client error codes that are not SQLite's or raft's.
+pub(super) mod codes {
+    pub(in crate::core) const ERROR: u64 = 1;
+    pub(in crate::core) const BUSY: u64 = 5;
+    pub(in crate::core) const INTERRUPT: u64 = 9;
+    pub(in crate::core) const NOT_FOUND: u64 = 12;
+    pub(in crate::core) const CANT_OPEN: u64 = 14;
+    pub(in crate::core) const PROTOCOL: u64 = 15;
+    pub(in crate::core) const DQLITE_NOT_FOUND: u64 = 1002;
+    pub(in crate::core) const DQLITE_PARSE: u64 = 1005;
+    pub(in crate::core) const NOT_LEADER: u64 = 10250;
+    pub(in crate::core) const LEADERSHIP_LOST: u64 = 10506;
+}
+
+const INTERRUPT_KIND: u8 = 10;
+
+impl Core {
+    pub(super) fn client_opened(&mut self, client: ClientId, protocol: Protocol) {
+        if self.stopping {
+            self.outputs.push_back(Output::CloseClient { client });
+            return;
+        }
+        self.clients.insert(client, Client::new(protocol));
+    }
+
+    pub(super) fn client_frame(&mut self, client: ClientId, frame: Frame, now_ms: u64) {
+        let Some(state) = self.clients.get_mut(&client) else { return };
+        let interrupts = frame.kind == INTERRUPT_KIND && state.inbox.is_empty() && !state.is_idle();
+        state.push(frame);
+        if state.inbox_is_full() && !state.paused {
+            state.paused = true;
+            self.outputs.push_back(Output::PauseClient { client });
+        }
+        if interrupts {
+            self.interrupt(client, now_ms);
+        } else {
+            self.next_request(client, now_ms);
+        }
+    }
+
+    pub(super) fn client_eof(&mut self, client: ClientId, now_ms: u64) {
+        if let Some(state) = self.clients.get_mut(&client) {
+            state.eof_at_ms = Some(now_ms);
+        }
+        self.next_request(client, now_ms);
+    }
+
+    /// Starts waiting requests until one has to wait for something.
+    pub(super) fn next_request(&mut self, client: ClientId, now_ms: u64) {
+        loop {
+            let Some(state) = self.clients.get_mut(&client) else { return };
+            if !state.is_idle() {
+                return;
+            }
+            if state.gone {
+                self.close_session(client, now_ms);
+                return;
+            }
+            let Some(frame) = state.pop() else {
+                if state.eof_at_ms.is_some() {
+                    self.outputs.push_back(Output::CloseClient { client });
+                }
+                return;
+            };
+            if state.paused && !state.inbox_is_full() {
+                state.paused = false;
+                self.outputs.push_back(Output::ResumeClient { client });
+            }
+            self.start(client, &frame, now_ms);
+        }
+    }
+
+    fn start(&mut self, client: ClientId, frame: &Frame, now_ms: u64) {
+        let request = match Request::decode(frame) {
+            Ok(request) => request,
+            Err(RequestError::UnrecognizedType) => {
+                return self.refuse(client, codes::DQLITE_PARSE, "unrecognized request type", now_ms);
+            }
+            Err(RequestError::UnrecognizedSchema { sql }) => {
+                let code = if sql { codes::ERROR } else { codes::DQLITE_PARSE };
+                return self.refuse(client, code, "unrecognized schema version", now_ms);
+            }
+            Err(error) => {
+                return self.refuse(client, codes::DQLITE_PARSE, &format!("malformed request: {error}"), now_ms);
+            }
+        };
+        match request {
+            Request::Leader => self.leader_request(client, now_ms),
+            Request::Client { .. } => {
+                let heartbeat_timeout_ms = limits::ANNOUNCED_HEARTBEAT_TIMEOUT_MS;
+                self.respond(client, encode(&Response::Welcome { heartbeat_timeout_ms }), now_ms);
+            }
+            Request::Open { name, .. } => self.open_request(client, &name, now_ms),
+            Request::Prepare { database, sql, schema } => {
+                let work = Work::Prepare { database: 0, sql, schema };
+                self.sql_request(client, database, None, work, now_ms);
+            }
+            Request::Exec { database, statement, params } => {
+                let work = Work::Exec { statement, params };
+                self.sql_request(client, u64::from(database), Some(statement), work, now_ms);
+            }
+            Request::Query { database, statement, params } => {
+                let work = Work::Query { statement, params };
+                self.sql_request(client, u64::from(database), Some(statement), work, now_ms);
+            }
+            Request::ExecSql { database, sql, params } => {
+                self.sql_request(client, database, None, Work::ExecSql { sql, params }, now_ms);
+            }
+            Request::QuerySql { database, sql, params } => {
+                self.sql_request(client, database, None, Work::QuerySql { sql, params }, now_ms);
+            }
+            Request::Finalize { database, statement } => {
+                self.finalize_request(client, u64::from(database), statement, now_ms);
+            }
+            // Nothing is running: the answer is all there is to it.
+            Request::Interrupt => self.respond(client, encode(&Response::Empty), now_ms),
+            Request::Connect { id, address } => self.connect_request(client, id, address, now_ms),
+            Request::Add { id, address } => self.add_request(client, id, address, now_ms),
+            Request::Assign { id, role } => self.assign_request(client, id, role, now_ms),
+            Request::Remove { id } => self.remove_request(client, id, now_ms),
+            Request::Dump { name } => self.dump_request(client, &name, now_ms),
+            Request::Cluster { format } => self.cluster_request(client, format, now_ms),
+            Request::Transfer { id } => self.transfer_request(client, id, now_ms),
+            Request::Describe { format } => self.describe_request(client, format, now_ms),
+            Request::Weight { weight } => {
+                self.live.set_weight(weight);
+                self.respond(client, encode(&Response::Empty), now_ms);
+            }
+        }
+    }
+
+    fn open_request(&mut self, client: ClientId, name: &Bytes, now_ms: u64) {
+        if !self.check_leader(client, now_ms) {
+            return;
+        }
+        if self.clients.get(&client).is_some_and(|state| state.opened.is_some()) {
+            return self.refuse(client, codes::BUSY, "a database for this connection is already open", now_ms);
+        }
+        match DatabaseName::new(name) {
+            Ok(name) => self.when_serving(client, Work::Open { vfs: self.vfs.clone(), name }, now_ms),
+            Err(error) => self.refuse(client, codes::CANT_OPEN, &format!("cannot open database: {error}"), now_ms),
+        }
+    }
+
+    fn sql_request(&mut self, client: ClientId, database: u64, statement: Option<u32>, work: Work, now_ms: u64) {
+        if !self.check_leader(client, now_ms) || !self.check_open(client, database, now_ms) {
+            return;
+        }
+        if statement.is_some_and(|id| !self.statement_exists(client, id)) {
+            return self.refuse(client, codes::NOT_FOUND, "no statement with the given id", now_ms);
+        }
+        self.when_serving(client, work, now_ms);
+    }
+
+    fn finalize_request(&mut self, client: ClientId, database: u64, statement: u32, now_ms: u64) {
+        if !self.check_open(client, database, now_ms) {
+            return;
+        }
+        if !self.statement_exists(client, statement) {
+            return self.refuse(client, codes::NOT_FOUND, "no statement with the given id", now_ms);
+        }
+        if let Some(opened) = self.clients.get_mut(&client).and_then(|state| state.opened.as_mut()) {
+            opened.forget_statement(statement);
+        }
+        self.run_as_reader(client, Work::Finalize { statement }, RequestKind::Session);
+    }
+
+    /// CONNECT: the socket leaves the client protocol. A session it had is closed first.
+    fn connect_request(
+        &mut self,
+        client: ClientId,
+        id: wire_protocol::NodeId,
+        address: String,
+        now_ms: u64,
+    ) {
+        if let Some(state) = self.clients.get_mut(&client) {
+            state.gone = true;
+            state.inbox.clear();
+        }
+        self.outputs.push_back(Output::BecomePeer { client, id, address });
+        self.next_request(client, now_ms);
+    }
+
+    fn check_open(&mut self, client: ClientId, database: u64, now_ms: u64) -> bool {
+        let open = self.clients.get(&client).and_then(|state| state.opened.as_ref()).is_some();
+        if !open || database != 0 {
+            self.refuse(client, codes::NOT_FOUND, "no database opened", now_ms);
+            return false;
+        }
+        true
+    }
+
+    fn statement_exists(&self, client: ClientId, statement: u32) -> bool {
+        let opened = self.clients.get(&client).and_then(|state| state.opened.as_ref());
+        opened.is_some_and(|opened| opened.statement_is_readonly(statement).is_some())
+    }
+
+    /// Only a leader with a living quorum runs SQL: one that is cut off would answer with the past.
+    pub(super) fn check_leader(&mut self, client: ClientId, now_ms: u64) -> bool {
+        let leads = self.failed.is_none()
+            && self.replica.is_leader()
+            && self.replica.quorum_contact_age_ms(now_ms) <= self.config.lease_ms;
+        if !leads {
+            self.refuse(client, codes::NOT_LEADER, "not leader", now_ms);
+        }
+        leads
+    }
+
+    /// Runs the work now, or once this leader has applied everything its predecessors committed.
+    fn when_serving(&mut self, client: ClientId, work: Work, now_ms: u64) {
+        if self.replica.serving() {
+            self.dispatch(client, work, now_ms);
+        } else if let Some(state) = self.clients.get_mut(&client) {
+            state.request = RequestState::Barrier(work);
+            self.barrier.push_back(client);
+        }
+    }
+
+    /// Starts what has waited for this leader to be up to date.
+    pub(super) fn release_barrier(&mut self, now_ms: u64) -> bool {
+        if self.barrier.is_empty() || !self.replica.serving() {
+            return false;
+        }
+        for client in std::mem::take(&mut self.barrier) {
+            let Some(state) = self.clients.get_mut(&client) else { continue };
+            match std::mem::replace(&mut state.request, RequestState::Idle) {
+                RequestState::Barrier(work) => self.dispatch(client, work, now_ms),
+                other => state.request = other,
+            }
+        }
+        true
+    }
+}

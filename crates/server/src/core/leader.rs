@@ -1,0 +1,205 @@
+//! From captured transactions to log entries, and what happens to all of it when leadership is lost.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use raft_glue::{LogIndex, ProposeError};
+use vfs::{DatabaseName, Page, PageNumber, Position, Transaction};
+use wire_protocol::command;
+
+use super::client::{RequestKind, RequestState};
+use super::database::{DatabaseId, GatedReply};
+use super::gateway::codes;
+use super::job::{JobClass, Work};
+use super::{ClientId, Core, limits};
+
+/// Own entries in the log that are not applied yet, in log order.
+#[derive(Debug, Default)]
+pub(super) struct Proposals {
+    pending: VecDeque<Proposal>,
+}
+
+/// One own entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Proposal {
+    pub(super) index: LogIndex,
+    pub(super) database: DatabaseId,
+    pub(super) generation: u64,
+    /// Newest transaction in it.
+    pub(super) sequence: u64,
+}
+
+impl Proposals {
+    /// Takes the proposal at `index`, if the entry there is ours.
+    pub(super) fn take(&mut self, index: LogIndex) -> Option<Proposal> {
+        let front = self.pending.front()?;
+        if front.index == index { self.pending.pop_front() } else { None }
+    }
+}
+
+/// One or several captured transactions that become one entry: the newest image of each page.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pages: BTreeMap<PageNumber, Page>,
+    page_count: u32,
+    generation: u64,
+    sequence: u64,
+    end: Position,
+}
+
+impl Batch {
+    fn new(transaction: Transaction) -> Self {
+        let mut batch = Self {
+            pages: BTreeMap::new(),
+            page_count: transaction.page_count,
+            generation: transaction.generation,
+            sequence: transaction.sequence,
+            end: transaction.end,
+        };
+        batch.add(transaction);
+        batch
+    }
+
+    /// Lays a later transaction over this one.
+    fn add(&mut self, transaction: Transaction) {
+        self.page_count = transaction.page_count;
+        self.sequence = transaction.sequence;
+        self.end = transaction.end;
+        self.pages.extend(transaction.pages);
+    }
+
+    fn len(&self) -> usize {
+        self.pages.len() * vfs::PAGE_SIZE
+    }
+
+    /// COMMAND_FRAMES. Pages that a later transaction of the batch cut off are left out.
+    fn encode(&self, name: &DatabaseName) -> Bytes {
+        let kept = self.pages.iter().filter(|(number, _)| number.0 <= self.page_count);
+        let pages: Vec<(u32, &[u8])> = kept.map(|(number, page)| (number.0, &page[..])).collect();
+        command::encode_frames(name.as_bytes(), pages.into_iter())
+    }
+}
+
+impl Core {
+    /// Puts everything captured so far into the log, in order.
+    pub(super) fn propose_captured(&mut self) {
+        if !self.replica.is_leader() || self.failed.is_some() {
+            return;
+        }
+        for id in self.databases.ids() {
+            while let Some(batch) = self.next_batch(id) {
+                let state = self.databases.get_mut(id);
+                match self.replica.propose(batch.encode(state.database.name())) {
+                    Ok(index) => {
+                        state.proposed = batch.end;
+                        let Batch { generation, sequence, .. } = batch;
+                        self.proposals.pending.push_back(Proposal { index, database: id, generation, sequence });
+                    }
+                    Err(ProposeError::NotLeader | ProposeError::TransferPending) => {
+                        // Tried again when a transfer has failed; dropped when leadership is lost.
+                        state.held_back = Some(batch);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Merges what is captured now. A delete marker stays alone: a C follower insists on one page.
+    fn next_batch(&mut self, id: DatabaseId) -> Option<Batch> {
+        let state = self.databases.get_mut(id);
+        if let Some(batch) = state.held_back.take() {
+            return Some(batch);
+        }
+        let first = state.database.poll_captured()?;
+        let alone = first.is_delete_marker();
+        let mut batch = Batch::new(first);
+        while !alone && batch.len() < limits::MAX_MERGED_LEN {
+            let Some(next) = state.database.poll_captured_if(|next| !next.is_delete_marker()) else { break };
+            batch.add(next);
+        }
+        Some(batch)
+    }
+
+    /// Everything that is not committed is undone here, in one place: each database goes on in a new generation, every
+    /// reply that depended on the old one becomes a failure, every session is closed.
+    pub(super) fn lost_leadership(&mut self, now_ms: u64) {
+        self.proposals.pending.clear();
+        for id in self.databases.ids() {
+            let state = self.databases.get_mut(id);
+            state.database.fence();
+            let undone = state.database.switch_generation();
+            if undone > 0 {
+                tracing::warn!(database = ?state.database.name(), undone, "speculative transactions undone");
+            }
+            state.generation = state.database.generation();
+            state.held_back = None;
+            let proposed = std::mem::take(&mut state.proposed);
+            let waiting = state.lane.reset();
+            for ((gate, _), reply) in std::mem::take(&mut state.gated) {
+                self.fail_gated(&reply, gate <= proposed);
+            }
+            for waiter in waiting {
+                self.fail_and_close(waiter.client, codes::NOT_LEADER);
+            }
+        }
+        self.barrier.clear();
+        let clients: Vec<ClientId> = self.clients.keys().copied().collect();
+        for client in clients {
+            self.end_client_of_lost_leader(client, now_ms);
+        }
+    }
+
+    /// A gated reply dies. Whether its write was proposed decides between "unknown" and "certainly not".
+    fn fail_gated(&mut self, reply: &GatedReply, proposed: bool) {
+        let code = if proposed || reply.batch { codes::LEADERSHIP_LOST } else { codes::NOT_LEADER };
+        self.fail_and_close(reply.client, code);
+    }
+
+    /// Answers the request in progress and closes the session, which is at home.
+    fn fail_and_close(&mut self, client: ClientId, code: u64) {
+        let message = if code == codes::LEADERSHIP_LOST { "leadership lost" } else { "not leader" };
+        self.reply_only(client, code, message);
+        self.close_dead(client);
+    }
+
+    fn close_dead(&mut self, client: ClientId) {
+        if let Some(opened) = self.clients.get_mut(&client).and_then(|state| state.opened.as_mut()) {
+            opened.dead = true;
+        }
+        self.run(client, JobClass::Reader, RequestKind::Close, Work::Close);
+    }
+
+    fn end_client_of_lost_leader(&mut self, client: ClientId, now_ms: u64) {
+        let Some(state) = self.clients.get_mut(&client) else { return };
+        match &state.request {
+            RequestState::Barrier(_) => {
+                self.reply_only(client, codes::LEADERSHIP_LOST, "leadership lost");
+                if self.has_session(client) { self.close_dead(client) } else { self.finish(client, now_ms) }
+            }
+            RequestState::Idle if self.has_session(client) => self.close_dead(client),
+            RequestState::Streaming => self.fail_and_close(client, codes::NOT_LEADER),
+            RequestState::Running(_) => {
+                // Its answer, whatever it will be, is replaced when it comes back.
+                if let Some(opened) = state.opened.as_mut() {
+                    opened.dead = true;
+                    opened.cancel.cancel();
+                }
+            }
+            // A cluster request or a dump goes on, but the session behind it ends.
+            RequestState::Cluster | RequestState::Dumping(_) => {
+                if let Some(opened) = state.opened.as_mut() {
+                    opened.dead = true;
+                }
+            }
+            RequestState::Idle | RequestState::Queued | RequestState::Gated => {}
+        }
+    }
+
+    fn has_session(&self, client: ClientId) -> bool {
+        self.clients
+            .get(&client)
+            .and_then(|state| state.opened.as_ref())
+            .is_some_and(|opened| opened.session.is_some())
+    }
+}

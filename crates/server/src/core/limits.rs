@@ -1,0 +1,38 @@
+//! Every bound the server puts on what a client, a peer or a host can make it hold.
+
+/// Largest body of one client request, bytes. SQLite itself refuses texts and blobs of more than 10^9 bytes.
+pub const MAX_REQUEST_LEN: usize = 512 * 1024 * 1024;
+
+/// Requests of one client that may wait behind the running one before its socket is no longer read.
+pub const MAX_INBOX_FRAMES: usize = 64;
+
+/// Bytes of such waiting requests.
+pub const MAX_INBOX_BYTES: usize = 1024 * 1024;
+
+/// A ROWS message is closed once it holds this many bytes; rows are never split, so it may be longer by one row.
+pub const ROWS_BATCH_LEN: usize = 32 * 1024;
+
+/// Rows that a writing statement (`INSERT ... RETURNING`) may produce, bytes. They are held back until the
+/// transaction is committed by the cluster, so they must fit in memory.
+pub const MAX_RETURNING_LEN: usize = 64 * 1024 * 1024;
+
+/// Prepared statements of one connection.
+pub const MAX_STATEMENTS: usize = 16 * 1024;
+
+/// Transactions of one database that may be captured but not yet committed; further writers wait in the lane.
+pub const MAX_SPECULATIVE_TRANSACTIONS: usize = 1024;
+
+/// Bytes of such transactions.
+pub const MAX_SPECULATIVE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Page bytes of captured transactions that are merged into one log entry. One transaction may be larger.
+pub const MAX_MERGED_LEN: usize = 1024 * 1024;
+
+/// Bytes of a DUMP handed to the socket at a time.
+pub const DUMP_CHUNK_LEN: usize = 1024 * 1024;
+
+/// How long a read goes on for a client that closed its sending half (it may be gone altogether), milliseconds.
+pub const EOF_READ_GRACE_MS: u64 = 1_000;
+
+/// Heartbeat timeout announced in WELCOME, milliseconds. Nothing depends on it; clients expect C's value.
+pub const ANNOUNCED_HEARTBEAT_TIMEOUT_MS: u64 = 15_000;

@@ -1,0 +1,60 @@
+//! From SQLite's columns to the values of a ROWS response.
+
+use vfs::{ColumnValue, Statement};
+use wire_protocol::RowsEncoder;
+
+/// How the declared type of a result column changes what is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ColumnKind {
+    /// By storage class.
+    Plain,
+    /// DATE, DATETIME, TIMESTAMP: integers as Unix times, texts as ISO 8601.
+    Time,
+    /// BOOLEAN: integers as booleans.
+    Boolean,
+}
+
+impl ColumnKind {
+    /// Compares the whole declared type, in any case; an expression has none.
+    pub(super) fn of(declared: Option<&[u8]>) -> Self {
+        const TIMES: [&[u8]; 3] = [b"DATETIME", b"DATE", b"TIMESTAMP"];
+        match declared {
+            Some(name) if TIMES.iter().any(|time| name.eq_ignore_ascii_case(time)) => Self::Time,
+            Some(name) if name.eq_ignore_ascii_case(b"BOOLEAN") => Self::Boolean,
+            _ => Self::Plain,
+        }
+    }
+}
+
+/// Appends the current row of `statement`. A value whose storage class does not fit the declared type is sent by
+/// its storage class, NULL is always NULL.
+pub(super) fn encode_row(rows: &mut RowsEncoder<'_>, statement: &Statement, kinds: &[ColumnKind]) {
+    rows.begin_row(kinds.len());
+    for (column, kind) in kinds.iter().enumerate() {
+        let column = i32::try_from(column).expect("SQLite allows 32767 columns");
+        match (statement.column(column), kind) {
+            (ColumnValue::Integer(value), ColumnKind::Plain) => rows.integer(value),
+            (ColumnValue::Integer(value), ColumnKind::Time) => rows.unix_time(value),
+            (ColumnValue::Integer(value), ColumnKind::Boolean) => rows.boolean(value),
+            (ColumnValue::Text(text), ColumnKind::Time) => rows.iso8601(text),
+            (ColumnValue::Text(text), _) => rows.text(text),
+            (ColumnValue::Float(value), _) => rows.float(value),
+            (ColumnValue::Blob(blob), _) => rows.blob(blob),
+            (ColumnValue::Null, _) => rows.null(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn declared_types_compare_whole_and_in_any_case() {
+        assert_eq!(ColumnKind::of(Some(b"datetime")), ColumnKind::Time);
+        assert_eq!(ColumnKind::of(Some(b"Boolean")), ColumnKind::Boolean);
+        assert_eq!(ColumnKind::of(Some(b"BOOL")), ColumnKind::Plain);
+        assert_eq!(ColumnKind::of(Some(b"TIMESTAMP WITH TIME ZONE")), ColumnKind::Plain);
+        assert_eq!(ColumnKind::of(None), ColumnKind::Plain);
+    }
+}

@@ -1,0 +1,428 @@
+//! One client's SQLite connection with its statements, and the request it is running.
+//!
+//! A session lives on the loop thread between jobs and on one executor thread during a job. It encodes replies
+//! itself, so that rows are copied once, from SQLite into the bytes the socket sends. It knows nothing of gates,
+//! lanes or leadership: it says that it needs the writer lane and what it has seen, the core does the rest.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::{Bytes, BytesMut};
+use vfs::{
+    Connection, DatabaseName, InterruptHandle, Position, SqlError, Statement, Step, TransactionState, Veto, Vfs,
+};
+use wire_protocol::{Params, PrepareSchema, Response, RowsEncoder, RowsEnd};
+
+use super::job::{Outcome, Work};
+use super::limits;
+use super::rows::{ColumnKind, encode_row};
+use super::statements::{Statements, bind_parameters};
+
+const SQLITE_ERROR: i32 = 1;
+const SQLITE_NOMEM: i32 = 7;
+const SQLITE_INTERRUPT: i32 = 9;
+const SQLITE_TOOBIG: i32 = 18;
+
+/// Stops the request a session is running, from any thread.
+#[derive(Clone, Debug)]
+pub(super) struct CancelHandle {
+    cancelled: Arc<AtomicBool>,
+    interrupt: InterruptHandle,
+}
+
+impl CancelHandle {
+    /// Stops the running request. SQLite forgets an interrupt that comes between two statements, the flag does not.
+    pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        self.interrupt.interrupt();
+    }
+
+    /// Called by the core before it starts the next request.
+    pub(super) fn rearm(&self) {
+        self.cancelled.store(false, Ordering::SeqCst);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst)
+    }
+}
+
+/// A connection, its kept statements and its current request.
+#[derive(Debug)]
+pub(super) struct Session {
+    // Statements go first when the session is dropped.
+    current: Option<Current>,
+    statements: Statements,
+    connection: Connection,
+    cancel: CancelHandle,
+}
+
+/// The request being run.
+#[derive(Debug)]
+struct Current {
+    kind: Kind,
+    /// The statement being run, taken out of the table if it is a kept one.
+    statement: Option<Statement>,
+    /// Its place in the table.
+    kept: Option<u32>,
+    params: Params,
+    /// Whether the statement has been bound and stepped.
+    started: bool,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// One kept statement, no rows.
+    Exec,
+    /// A text of any number of statements, no rows; `offset` is where the next one starts.
+    ExecText { sql: Bytes, offset: usize },
+    /// One statement, rows.
+    Query,
+}
+
+impl Session {
+    /// Opens a connection to the named database.
+    pub(super) fn open(vfs: &Vfs, name: &DatabaseName) -> Result<Self, SqlError> {
+        let connection = vfs.open(name)?;
+        let cancel = CancelHandle {
+            cancelled: Arc::new(AtomicBool::new(false)),
+            interrupt: connection.interrupt_handle(),
+        };
+        Ok(Self { current: None, statements: Statements::default(), connection, cancel })
+    }
+
+    pub(super) fn cancel_handle(&self) -> CancelHandle {
+        self.cancel.clone()
+    }
+
+    /// The database this session is connected to.
+    pub(super) fn database_name(&self) -> DatabaseName {
+        self.connection.database().name().clone()
+    }
+
+    /// Newest position this session has read from or written to.
+    pub(super) fn gate(&self) -> Position {
+        self.connection.gate()
+    }
+
+    /// Generation of the database this session is bound to for life.
+    pub(super) fn generation(&self) -> u64 {
+        self.connection.generation()
+    }
+
+    pub(super) fn transaction_state(&self) -> TransactionState {
+        self.connection.transaction_state()
+    }
+
+    /// Runs one job. Without `may_write` it stops with [`Outcome::NeedsWriter`] before a statement that writes.
+    pub(super) fn run(&mut self, work: Work, may_write: bool) -> Outcome {
+        match work {
+            Work::Prepare { database, sql, schema } => self.prepare(database, &sql, schema),
+            Work::Exec { statement, params } => self.start_kept(Kind::Exec, statement, params, may_write),
+            Work::Query { statement, params } => self.start_kept(Kind::Query, statement, params, may_write),
+            Work::ExecSql { sql, params } => {
+                let kind = Kind::ExecText { sql, offset: 0 };
+                self.current = Some(Current { kind, statement: None, kept: None, params, started: false });
+                self.go_on(may_write)
+            }
+            Work::QuerySql { sql, params } => match self.prepare_only(&sql) {
+                Ok(statement) => {
+                    let kind = Kind::Query;
+                    let statement = Some(statement);
+                    self.current = Some(Current { kind, statement, kept: None, params, started: false });
+                    self.go_on(may_write)
+                }
+                Err(error) => complete(failure(&error)),
+            },
+            Work::Continue => self.go_on(may_write),
+            Work::Abandon => {
+                self.end_current();
+                Outcome::Cancelled
+            }
+            Work::Finalize { statement } => {
+                self.statements.remove(statement);
+                complete(encode(&Response::Empty))
+            }
+            // Handled before a session is involved.
+            Work::Open { .. } | Work::Close => Outcome::Closed,
+        }
+    }
+
+    fn prepare(&mut self, database: u32, sql: &[u8], schema: PrepareSchema) -> Outcome {
+        if self.statements.len() >= limits::MAX_STATEMENTS {
+            return complete(failure(&error(SQLITE_NOMEM, "too many prepared statements on this connection")));
+        }
+        let prepared = match self.connection.prepare(sql) {
+            Ok(prepared) => prepared,
+            Err(error) => return complete(failure(&error)),
+        };
+        let Some(statement) = prepared.statement else {
+            return complete(failure(&empty_statement()));
+        };
+        if schema == PrepareSchema::V0 && !self.rest_is_blank(sql, prepared.consumed) {
+            return complete(failure(&nonempty_tail()));
+        }
+        let readonly = statement.readonly();
+        let params = u64::from(statement.parameter_count());
+        let id = self.statements.insert(statement);
+        let offset = match schema {
+            PrepareSchema::V0 => None,
+            PrepareSchema::V1 => Some(prepared.consumed as u64),
+        };
+        let reply = encode(&Response::Statement { database, statement: id, params, offset });
+        Outcome::Prepared { reply, statement: id, readonly }
+    }
+
+    /// Compiles a text that must hold exactly one statement.
+    fn prepare_only(&mut self, sql: &[u8]) -> Result<Statement, SqlError> {
+        let prepared = self.connection.prepare(sql)?;
+        let statement = prepared.statement.ok_or_else(empty_statement)?;
+        if self.rest_is_blank(sql, prepared.consumed) { Ok(statement) } else { Err(nonempty_tail()) }
+    }
+
+    /// Whether only blanks, comments and semicolons follow.
+    fn rest_is_blank(&mut self, sql: &[u8], consumed: usize) -> bool {
+        let rest = sql.get(consumed..).unwrap_or_default();
+        if rest.iter().all(|byte| byte.is_ascii_whitespace() || *byte == b';') {
+            return true;
+        }
+        matches!(self.connection.prepare(rest), Ok(prepared) if prepared.statement.is_none())
+    }
+
+    fn start_kept(&mut self, kind: Kind, id: u32, params: Params, may_write: bool) -> Outcome {
+        let Some(statement) = self.statements.take(id) else {
+            return complete(encode(&Response::Failure {
+                code: 12,
+                message: Bytes::from_static(b"no statement with the given id"),
+            }));
+        };
+        let statement = Some(statement);
+        self.current = Some(Current { kind, statement, kept: Some(id), params, started: false });
+        self.go_on(may_write)
+    }
+
+    fn go_on(&mut self, may_write: bool) -> Outcome {
+        let Some(mut current) = self.current.take() else {
+            return Outcome::Cancelled;
+        };
+        let outcome = match current.kind {
+            Kind::Exec => self.exec_statement(&mut current, may_write),
+            Kind::ExecText { .. } => self.exec_text(&mut current, may_write),
+            Kind::Query => self.query(&mut current, may_write),
+        };
+        self.current = Some(current);
+        match outcome {
+            Ok(outcome @ (Outcome::NeedsWriter | Outcome::Rows { .. })) => outcome,
+            Ok(outcome) => {
+                self.end_current();
+                outcome
+            }
+            Err(error) => {
+                let query = matches!(self.current.as_ref().map(|current| &current.kind), Some(Kind::Query));
+                self.end_current();
+                if query && error.code == SQLITE_INTERRUPT && self.cancel.is_cancelled() {
+                    Outcome::Cancelled
+                } else {
+                    complete(failure(&error))
+                }
+            }
+        }
+    }
+
+    /// Resets the current statement and puts a kept one back.
+    fn end_current(&mut self) {
+        let Some(current) = self.current.take() else { return };
+        let Some(mut statement) = current.statement else { return };
+        // The error of a reset is that of the last step, which has been reported.
+        let _ = statement.reset();
+        statement.clear_bindings();
+        if let Some(id) = current.kept {
+            self.statements.put_back(id, statement);
+        }
+    }
+
+    fn check_cancelled(&self) -> Result<(), SqlError> {
+        if self.cancel.is_cancelled() { Err(error(SQLITE_INTERRUPT, "interrupted")) } else { Ok(()) }
+    }
+
+    fn result(&self) -> Outcome {
+        complete(encode(&Response::Result {
+            last_insert_id: self.connection.last_insert_rowid().cast_unsigned(),
+            rows_affected: self.connection.changes().cast_unsigned(),
+        }))
+    }
+
+    fn exec_statement(&mut self, current: &mut Current, may_write: bool) -> Result<Outcome, SqlError> {
+        let statement = current.statement.as_mut().expect("a kept statement is set at start");
+        if !statement.readonly() && !may_write {
+            return Ok(Outcome::NeedsWriter);
+        }
+        self.check_cancelled()?;
+        bind_parameters(statement, &mut current.params)?;
+        self.step_without_rows(statement)?;
+        Ok(self.result())
+    }
+
+    fn exec_text(&mut self, current: &mut Current, may_write: bool) -> Result<Outcome, SqlError> {
+        let Kind::ExecText { sql, offset } = &mut current.kind else {
+            unreachable!("called for this kind only");
+        };
+        loop {
+            self.check_cancelled()?;
+            if current.statement.is_none() {
+                let rest = sql.get(*offset..).unwrap_or_default();
+                if rest.is_empty() {
+                    return Ok(self.result());
+                }
+                let prepared = self.connection.prepare(rest)?;
+                *offset += prepared.consumed;
+                match prepared.statement {
+                    Some(statement) => current.statement = Some(statement),
+                    None => return Ok(self.result()),
+                }
+            }
+            let statement = current.statement.as_mut().expect("prepared above");
+            if !statement.readonly() && !may_write {
+                return Ok(Outcome::NeedsWriter);
+            }
+            bind_parameters(statement, &mut current.params)?;
+            self.step_without_rows(statement)?;
+            current.statement = None;
+        }
+    }
+
+    /// Runs a statement through EXEC. One that yields a row is refused, and what it wrote is undone: SQLite has
+    /// carried out all changes of an `INSERT ... RETURNING` before it yields the first row.
+    fn step_without_rows(&mut self, statement: &mut Statement) -> Result<(), SqlError> {
+        let may_write_and_yield = !statement.readonly() && statement.column_count() > 0;
+        let savepoint = may_write_and_yield && self.connection.in_transaction();
+        if savepoint {
+            self.connection.exec_simple(b"SAVEPOINT dqlite_exec")?;
+        }
+        let step = statement.step();
+        if matches!(step, Ok(Step::Row)) && may_write_and_yield && !savepoint {
+            self.connection.refuse_next_commit(Veto::Doomed);
+        }
+        let reset = statement.reset();
+        self.connection.clear_veto();
+        let result = match step {
+            Ok(Step::Done) => reset,
+            Ok(Step::Row) => Err(error(SQLITE_ERROR, "rows yielded when none expected for EXEC request")),
+            Err(error) => Err(error),
+        };
+        if savepoint && self.connection.in_transaction() {
+            if result.is_err() {
+                self.connection.exec_simple(b"ROLLBACK TO dqlite_exec")?;
+            }
+            self.connection.exec_simple(b"RELEASE dqlite_exec")?;
+        }
+        result
+    }
+
+    fn query(&mut self, current: &mut Current, may_write: bool) -> Result<Outcome, SqlError> {
+        let statement = current.statement.as_mut().expect("a query has a statement from the start");
+        let writes = !statement.readonly();
+        if writes && !may_write {
+            return Ok(Outcome::NeedsWriter);
+        }
+        self.check_cancelled()?;
+        if !current.started {
+            bind_parameters(statement, &mut current.params)?;
+            if current.params.remaining() > 0 {
+                return Err(error(SQLITE_ERROR, "bind parameters"));
+            }
+            current.started = true;
+        }
+        let mut out = BytesMut::new();
+        loop {
+            let end = self.rows_message(statement, &mut out)?;
+            match end {
+                RowsEnd::Done => {
+                    // A write is committed when its statement is reset, if it was not when it ended.
+                    statement.reset()?;
+                    return Ok(complete(out.freeze()));
+                }
+                RowsEnd::Part if !writes => return Ok(Outcome::Rows { reply: out.freeze() }),
+                // The rows of a write must not leave before the write is committed, and it is not even
+                // complete before its last row.
+                RowsEnd::Part if out.len() > limits::MAX_RETURNING_LEN => {
+                    self.undo(statement);
+                    return Err(error(SQLITE_TOOBIG, "the rows returned by a writing statement exceed 64 MiB"));
+                }
+                RowsEnd::Part => self.check_cancelled().inspect_err(|_| self.undo(statement))?,
+            }
+        }
+    }
+
+    /// Takes back what a half-run writing statement has done.
+    fn undo(&self, statement: &mut Statement) {
+        let autocommit = !self.connection.in_transaction();
+        if autocommit {
+            self.connection.refuse_next_commit(Veto::Doomed);
+        }
+        let _ = statement.reset();
+        if autocommit {
+            self.connection.clear_veto();
+        } else {
+            // No savepoint was set, so the transaction cannot go on with half a statement in it.
+            let _ = self.connection.exec_simple(b"ROLLBACK");
+        }
+    }
+
+    /// Appends one ROWS message. The column list is taken after the first step, which recompiles the statement
+    /// if the schema has changed.
+    fn rows_message(&self, statement: &mut Statement, out: &mut BytesMut) -> Result<RowsEnd, SqlError> {
+        let mut step = statement.step()?;
+        let columns = statement.column_count();
+        let kinds: Vec<ColumnKind> =
+            (0..columns).map(|column| ColumnKind::of(statement.column_decltype(column))).collect();
+        let mut rows = RowsEncoder::begin(out, (0..columns).map(|column| statement.column_name(column)));
+        loop {
+            match step {
+                Step::Done => {
+                    rows.finish(RowsEnd::Done);
+                    return Ok(RowsEnd::Done);
+                }
+                Step::Row => encode_row(&mut rows, statement, &kinds),
+            }
+            if rows.len() >= limits::ROWS_BATCH_LEN {
+                rows.finish(RowsEnd::Part);
+                return Ok(RowsEnd::Part);
+            }
+            self.check_cancelled()?;
+            step = statement.step()?;
+        }
+    }
+}
+
+/// Encodes one response into bytes of its own.
+pub(super) fn encode(response: &Response) -> Bytes {
+    let mut out = BytesMut::with_capacity(64);
+    response.encode(&mut out);
+    out.freeze()
+}
+
+/// FAILURE with SQLite's code and message.
+pub(super) fn failure(error: &SqlError) -> Bytes {
+    encode(&Response::Failure {
+        code: u64::from(error.code.cast_unsigned()),
+        message: Bytes::copy_from_slice(error.message.as_bytes()),
+    })
+}
+
+fn complete(reply: Bytes) -> Outcome {
+    Outcome::Complete { reply }
+}
+
+fn error(code: i32, message: &str) -> SqlError {
+    SqlError { code, message: message.to_owned() }
+}
+
+/// Code 0 is what dqlite has always sent here; go-dqlite reports it as a bad connection.
+fn empty_statement() -> SqlError {
+    error(0, "empty statement")
+}
+
+fn nonempty_tail() -> SqlError {
+    error(SQLITE_ERROR, "nonempty statement tail")
+}
