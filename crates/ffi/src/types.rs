@@ -54,9 +54,8 @@ pub struct dqlite_buffer {
 ///
 /// Called on threads of dqlite, several at a time, also for the node's own address. dqlite_node_stop() waits for calls
 /// that are still running.
-pub type dqlite_connect_func = Option<
-    unsafe extern "C" fn(arg: *mut c_void, address: *const c_char, fd: *mut c_int) -> c_int,
->;
+pub type dqlite_connect_func =
+    Option<unsafe extern "C" fn(arg: *mut c_void, address: *const c_char, fd: *mut c_int) -> c_int>;
 
 const _: () = {
     assert!(size_of::<dqlite_node_info>() == 16);

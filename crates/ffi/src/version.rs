@@ -30,12 +30,10 @@ const VERSION: &str = concat!("1.18.6@rs-", env!("CARGO_PKG_VERSION"), "\0");
 const _: () = assert!(DQLITE_VERSION_NUMBER == 11806);
 
 /// The version as text: `1.18.6@` and what identifies the build.
-// SAFETY: no other library of a host defines this name.
 #[unsafe(no_mangle)]
 pub static dqlite_version_string: static_cstr = static_cstr(VERSION.as_ptr().cast());
 
 /// Version of the library at run time, to compare with the DQLITE_VERSION_NUMBER a program was compiled with.
-// SAFETY: no other library of a host defines this name.
 #[unsafe(no_mangle)]
 pub extern "C" fn dqlite_version_number() -> c_int {
     DQLITE_VERSION_NUMBER
@@ -44,7 +42,6 @@ pub extern "C" fn dqlite_version_number() -> c_int {
 /// Makes an id for a new node from its address and the clock.
 ///
 /// Every call gives another id. Never 0, unless "address" is NULL. Safe to call from any thread.
-// SAFETY: no other library of a host defines this name.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_generate_node_id(address: *const c_char) -> dqlite_node_id {
     guard(0, || {
