@@ -7,6 +7,7 @@
 //! out-parameters are written on success only (`dqlite_node_create` says where it differs).
 #![allow(non_camel_case_types, reason = "types carry their C names")]
 #![allow(clippy::missing_safety_doc, reason = "the doc comment is the C contract and goes into the header")]
+#![allow(rustdoc::broken_intra_doc_links, reason = "brackets in C documentation are brackets")]
 
 mod connect;
 mod error;

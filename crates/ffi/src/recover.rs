@@ -12,6 +12,7 @@ use crate::types::{dqlite_node_info, dqlite_node_info_ext};
 /// Size of `dqlite_node_info_ext`, and the stride of an array of it, whatever its elements say.
 const ENTRY_SIZE: u64 = 32;
 const WORD: u64 = 8;
+const ENTRY_WORDS: usize = 4;
 /// More than any future form will need; what claims to be longer is not read.
 const MAX_ENTRY_SIZE: u64 = 4096;
 
@@ -84,7 +85,7 @@ unsafe fn from_infos_ext(infos: *const dqlite_node_info_ext, count: usize) -> Re
         let words = usize::try_from((info.size - ENTRY_SIZE) / WORD).map_err(|_| Misuse)?;
         for word in 0..words {
             // SAFETY: the caller promises memory of the size the element names.
-            let place = unsafe { place.add(1).cast::<u64>().add(word) };
+            let place = unsafe { place.cast::<u64>().add(ENTRY_WORDS + word) };
             // SAFETY: likewise.
             if unsafe { place.read() } != 0 {
                 return Err(Misuse);
