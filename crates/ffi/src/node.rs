@@ -105,9 +105,8 @@ pub(crate) unsafe fn on_handle(n: *const dqlite_node, body: impl FnOnce(&dqlite_
 
 /// Creates a node.
 ///
-/// "id" must be unique in the cluster and is never used again for another node. Only a node with id 1, or with the id
-/// that dqlite_generate_node_id() calculates for go-dqlite's bootstrap (0x2dc171858c3155be), starts a new cluster when
-/// its directory is empty; others wait to be added to one.
+/// "id" must be unique in the cluster and is never used again for another node. Only a node with id 1 or
+/// 0x2dc171858c3155be (go-dqlite's) starts a new cluster when its directory is empty; others wait to be added to one.
 ///
 /// "address" is how other nodes and clients reach it. "data_dir" must exist and be writable; the log, snapshots and a
 /// lock file live there, other files in it are left alone. Both texts are copied.
