@@ -28,6 +28,12 @@ pub struct dqlite_node {
     error: ErrorText,
 }
 
+/// Hosts share a handle between threads without telling the compiler.
+const _: () = {
+    const fn shared_between_threads<T: Send + Sync>() {}
+    shared_between_threads::<dqlite_node>();
+};
+
 /// A poisoned lock guards a node whose own state still says what it is; the host must be able to stop and destroy it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -185,7 +191,7 @@ pub unsafe extern "C" fn dqlite_node_destroy(n: *mut dqlite_node) {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_node_start(n: *mut dqlite_node) -> c_int {
     // SAFETY: the contract asks for NULL or a node.
-    unsafe { on_handle(n, |handle| handle.with_node_recorded(Node::start)) }
+    unsafe { on_handle(n, |handle| handle.with_node_recorded(|node| node.start())) }
 }
 
 /// Prepares the shutdown of a node: passes on its leadership and its vote to others. The node keeps running.
