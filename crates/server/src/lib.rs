@@ -3,9 +3,9 @@
 
 pub mod address;
 pub mod connector;
+pub mod node;
 pub mod node_id;
 pub mod options;
-pub mod node;
 
 pub use node::{Node, NodeError};
 pub use wire_protocol::{Configuration, NodeId, Role, Server};

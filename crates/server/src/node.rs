@@ -40,7 +40,8 @@ impl Node {
         Ok(&mut self.options)
     }
     pub fn bind(&mut self, address: &str) -> Result<(), NodeError> {
-        let bound = BoundSocket::bind(address).map_err(|error| NodeError { code: 1, text: error.to_string() })?;
+        let bound =
+            BoundSocket::bind(address).map_err(|error| NodeError { code: 1, text: error.to_string() })?;
         self.bound = Some(bound);
         Ok(())
     }
