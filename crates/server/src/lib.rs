@@ -1,1 +1,11 @@
-//! placeholder
+//! Turns the cores into a node: settings, addresses, connections, and the life cycle around them.
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod connector;
+pub mod node;
+pub mod node_id;
+pub mod options;
+
+pub use node::{Node, NodeError};
+pub use wire_protocol::{Configuration, NodeId, Role, Server};
