@@ -4,11 +4,31 @@
 //! No unsafe code, no I/O, no clock. The log on disk uses the same entry, command and configuration codecs.
 #![forbid(unsafe_code)]
 
+pub mod command;
 pub mod configuration;
+mod decoder;
 pub mod entry;
+mod error;
+mod message;
+mod params;
+mod request;
+mod response;
+mod rows;
 pub mod rpc;
+pub mod snapshot;
 mod types;
+mod value;
+mod word;
 
 pub use configuration::{Configuration, Role, Server};
+pub use decoder::{ClientDecoder, FrameDecoder, Incoming};
 pub use entry::{Entry, EntryKind};
+pub use error::DecodeError;
+pub use message::{Frame, HEADER_LEN, Protocol};
+pub use params::{Params, ParamsSchema};
+pub use request::{PrepareSchema, Request, RequestError};
+pub use response::{Response, ResponseContext, ServersFormat};
+pub use rows::{Rows, RowsEncoder, RowsEnd};
 pub use types::{LogIndex, NodeId, Term};
+pub use value::Value;
+pub use word::{WORD_LEN, text_len};

@@ -1,8 +1,51 @@
-//! Raft RPCs between nodes.
+//! Raft RPCs between nodes: u64 type, u64 header length, header, payload.
+//!
+//! Only the low 16 bits of the type count. Releases of C dqlite differ in the length of headers:
+//!
+//! | type | message | header length we send | we accept |
+//! | --- | --- | --- | --- |
+//! | 1 | APPEND_ENTRIES | 48 + 16 for each entry | at least 40 + 16 for each entry |
+//! | 2 | APPEND_ENTRIES_RESULT | 32 | 24, 32 |
+//! | 3 | REQUEST_VOTE | 40 | 32, 40 |
+//! | 4 | REQUEST_VOTE_RESULT | 24 | 16, 24 |
+//! | 5 | INSTALL_SNAPSHOT | 48 + configuration | at least that |
+//! | 6 | TIMEOUT_NOW | 24 | 24 |
+//!
+//! C leaves the last 8 bytes of APPEND_ENTRIES undefined, old releases also those of INSTALL_SNAPSHOT; we write zeros.
+//! The payload is the data of the entries, or the snapshot.
+
+mod decode;
+mod encode;
 
 use bytes::Bytes;
 
 use crate::{Configuration, Entry, LogIndex, NodeId, Term};
+
+pub use decode::{RpcDecoder, RpcLimits};
+
+const PREAMBLE_LEN: usize = 16;
+
+const APPEND_ENTRIES: u16 = 1;
+const APPEND_ENTRIES_RESULT: u16 = 2;
+const REQUEST_VOTE: u16 = 3;
+const REQUEST_VOTE_RESULT: u16 = 4;
+const INSTALL_SNAPSHOT: u16 = 5;
+const TIMEOUT_NOW: u16 = 6;
+
+const APPEND_ENTRIES_LEN: usize = 40;
+const INSTALL_SNAPSHOT_LEN: usize = 48;
+
+const FLAG_DISRUPT_LEADER: u64 = 1;
+const FLAG_PRE_VOTE: u64 = 2;
+const FLAG_RESULT_PRE_VOTE: u64 = 1;
+
+/// Headers longer than this cost the connection to a C node.
+pub const MAX_HEADER_LEN: usize = 4 * 1024 * 1024;
+/// Payloads longer than this cost the connection to a C node.
+pub const MAX_PAYLOAD_LEN: usize = 500 * 1024 * 1024;
+/// How many entries fit in one APPEND_ENTRIES within [`MAX_HEADER_LEN`].
+pub const MAX_ENTRIES: usize =
+    (MAX_HEADER_LEN - APPEND_ENTRIES_LEN - crate::WORD_LEN) / crate::entry::ENTRY_HEADER_LEN;
 
 /// One raft RPC, request or result. Which peer sent it is a property of the stream, not of the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
