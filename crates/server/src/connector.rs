@@ -1,0 +1,244 @@
+//! Outgoing connections: who makes them, and what is said first on them.
+//!
+//! The host may supply its own connector (go-dqlite does, for TLS); otherwise [`TcpConnector`] is used. Both block, so
+//! they are called on threads of their own.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{AddressFamily, SendFlags, SocketType};
+use wire_protocol::NodeId;
+
+use crate::address::{Address, DEFAULT_PORT};
+
+/// Makes connections to other nodes.
+pub trait Connect: Send + Sync {
+    /// Blocks until connected or failed. The socket is a connected stream in blocking mode; it now belongs to the caller.
+    ///
+    /// Called from several threads at once, also with the node's own address.
+    fn connect(&self, address: &str) -> io::Result<OwnedFd>;
+}
+
+/// Longest time [`TcpConnector`] spends on one address, all results of a name lookup together.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest time the first bytes may take to fit into the send buffer of a fresh connection.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(5);
+
+const PROTOCOL_VERSION: u64 = 1;
+const CONNECT_REQUEST: u8 = 11;
+const WORD: usize = 8;
+
+/// The connector of hosts that supply none: TCP to IPv4 and IPv6 literals and names, and abstract Unix sockets, which
+/// only nodes of the same process accept.
+#[derive(Clone, Copy, Debug)]
+pub struct TcpConnector {
+    timeout: Duration,
+}
+
+impl Default for TcpConnector {
+    fn default() -> Self {
+        Self { timeout: CONNECT_TIMEOUT }
+    }
+}
+
+impl TcpConnector {
+    /// A connector that gives up after `timeout`.
+    #[must_use]
+    pub fn new(timeout: Duration) -> Self {
+        Self { timeout }
+    }
+}
+
+impl Connect for TcpConnector {
+    fn connect(&self, address: &str) -> io::Result<OwnedFd> {
+        match Address::parse(address) {
+            Ok(Address::Abstract(name)) => {
+                Ok(UnixStream::connect_addr(&UnixAddr::from_abstract_name(name)?)?.into())
+            }
+            Ok(Address::Inet(inet)) => self.connect_first([inet].into_iter()),
+            Err(_) => self.connect_first(resolve(address)?),
+        }
+    }
+}
+
+impl TcpConnector {
+    fn connect_first(&self, candidates: impl Iterator<Item = SocketAddr>) -> io::Result<OwnedFd> {
+        let deadline = Instant::now() + self.timeout;
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for candidate in candidates {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            match TcpStream::connect_timeout(&candidate, left) {
+                Ok(stream) => return Ok(stream.into()),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+}
+
+/// `name` or `name:port`.
+fn resolve(address: &str) -> io::Result<std::vec::IntoIter<SocketAddr>> {
+    if address.contains(':') { address.to_socket_addrs() } else { (address, DEFAULT_PORT).to_socket_addrs() }
+}
+
+/// Refuses what no node can live on: anything but a connected stream socket of a known family.
+pub fn check_stream(socket: impl AsFd) -> io::Result<()> {
+    let wrong = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
+    if rustix::net::sockopt::socket_type(&socket)? != SocketType::STREAM {
+        return Err(wrong("not a stream socket"));
+    }
+    let family = rustix::net::sockopt::socket_domain(&socket)?;
+    if ![AddressFamily::INET, AddressFamily::INET6, AddressFamily::UNIX].contains(&family) {
+        return Err(wrong("neither a TCP nor a Unix socket"));
+    }
+    rustix::net::getpeername(&socket)?;
+    Ok(())
+}
+
+/// What a node writes first on a connection it opened: the handshake, then a CONNECT request. No answer follows; from
+/// here on the connection carries raft messages, in this direction only.
+///
+/// | word | content |
+/// |---|---|
+/// | 0 | protocol version, 1 |
+/// | 1 | words of the body (u32), request type 11, schema 0, two zero bytes |
+/// | 2 | id of the sender |
+/// | 3.. | address of the sender, at least one NUL, padded to a word |
+#[must_use]
+pub fn announcement(id: NodeId, address: &str) -> Vec<u8> {
+    let text_len = (address.len() + 1).next_multiple_of(WORD);
+    let words = u32::try_from((WORD + text_len) / WORD).expect("an address is far shorter than 32 GiB");
+    let mut bytes = Vec::with_capacity(3 * WORD + text_len);
+    bytes.extend_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+    bytes.extend_from_slice(&words.to_le_bytes());
+    bytes.extend_from_slice(&[CONNECT_REQUEST, 0, 0, 0]);
+    bytes.extend_from_slice(&id.0.to_le_bytes());
+    bytes.extend_from_slice(address.as_bytes());
+    bytes.resize(3 * WORD + text_len, 0);
+    bytes
+}
+
+/// Checks a fresh connection and writes the [`announcement`] on it. Works on blocking and non-blocking sockets.
+pub fn announce(socket: impl AsFd, id: NodeId, address: &str) -> io::Result<()> {
+    check_stream(&socket)?;
+    let bytes = announcement(id, address);
+    let mut rest = bytes.as_slice();
+    let deadline = Instant::now() + ANNOUNCE_TIMEOUT;
+    while !rest.is_empty() {
+        // Never block in `send`, and never raise SIGPIPE in a host that does not ignore it.
+        match rustix::net::send(&socket, rest, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Ok(sent) => rest = &rest[sent..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => wait_writable(&socket, deadline)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn wait_writable(socket: &impl AsFd, deadline: Instant) -> io::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
+    match rustix::event::poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::BoundSocket;
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    #[test]
+    fn announcement_of_server_one() {
+        let expected: Vec<u8> =
+            [1_u64, 2 | (11 << 32), 1, u64::from(b'1')].iter().flat_map(|word| word.to_le_bytes()).collect();
+        assert_eq!(announcement(NodeId(1), "1"), expected);
+    }
+
+    #[test]
+    fn address_of_a_whole_word_gets_a_word_of_padding() {
+        let bytes = announcement(NodeId(2), "12345678");
+        assert_eq!(bytes.len(), 40);
+        assert_eq!(bytes[8..12], 3_u32.to_le_bytes());
+        assert_eq!(&bytes[24..], b"12345678\0\0\0\0\0\0\0\0");
+    }
+
+    #[test]
+    fn connects_to_literals_and_names_and_announces() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for address in
+            [format!("127.0.0.1:{port}"), format!("[127.0.0.1]:{port}"), format!("localhost:{port}")]
+        {
+            let socket = TcpConnector::default().connect(&address).unwrap();
+            let (mut accepted, _) = listener.accept().unwrap();
+            announce(&socket, NodeId(1), "1").unwrap();
+            drop(socket);
+            let mut bytes = Vec::new();
+            accepted.read_to_end(&mut bytes).unwrap();
+            assert_eq!(bytes, announcement(NodeId(1), "1"));
+        }
+    }
+
+    #[test]
+    fn connects_to_ipv6() {
+        let Ok(listener) = TcpListener::bind("[::1]:0") else {
+            eprintln!("SKIPPED: no IPv6 loopback on this machine");
+            return;
+        };
+        let address = listener.local_addr().unwrap().to_string();
+        let socket = TcpConnector::default().connect(&address).unwrap();
+        let flags = rustix::io::fcntl_getfd(&socket).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+        assert!(!rustix::fs::fcntl_getfl(&socket).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
+    }
+
+    #[test]
+    fn connects_to_abstract_sockets() {
+        let bound = BoundSocket::bind("@").unwrap();
+        bound.listen().unwrap();
+        check_stream(TcpConnector::default().connect(bound.address()).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn refused_connections_and_nonsense_are_errors() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        for address in [free.as_str(), "", ":", "[", "127.0.0.1:http x", "@no-such-name-anywhere"] {
+            assert!(TcpConnector::default().connect(address).is_err(), "{address}");
+        }
+    }
+
+    #[test]
+    fn only_connected_streams_pass() {
+        let (left, _right) = UnixStream::pair().unwrap();
+        check_stream(&left).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(check_stream(&listener).is_err(), "not connected");
+        let datagram = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(check_stream(&datagram).is_err());
+        let null = std::fs::File::open("/dev/null").unwrap();
+        assert!(check_stream(&null).is_err());
+    }
+
+    #[test]
+    fn closed_peer_is_an_error_and_no_signal() {
+        let (left, right) = UnixStream::pair().unwrap();
+        drop(right);
+        assert!(announce(&left, NodeId(1), "1").is_err());
+    }
+}
