@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, sockopt};
+
+use crate::connector::check_stream;
 
 /// Chunks at least this long are sent from where they are; shorter ones are gathered first.
 const DIRECT_LEN: usize = 16 * 1024;
@@ -48,15 +50,8 @@ impl Socket {
     /// Takes a descriptor from a connect function, which may be anything. What is not a connected stream socket of a
     /// known family is refused and closed.
     pub(crate) fn from_host(fd: OwnedFd) -> io::Result<Self> {
-        if sockopt::socket_type(&fd)? != SocketType::STREAM {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a stream socket"));
-        }
-        let domain = sockopt::socket_domain(&fd)?;
-        let is_tcp = domain == AddressFamily::INET || domain == AddressFamily::INET6;
-        if !is_tcp && domain != AddressFamily::UNIX {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a TCP nor a unix socket"));
-        }
-        rustix::net::getpeername(&fd)?;
+        check_stream(&fd)?;
+        let is_tcp = sockopt::socket_domain(&fd)? != AddressFamily::UNIX;
         rustix::io::fcntl_setfd(&fd, rustix::io::fcntl_getfd(&fd)? | rustix::io::FdFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&fd, true)?;
         Ok(Self { fd, is_tcp })
