@@ -1,11 +1,19 @@
-//! Turns the cores into a node: settings, addresses, connections, and the life cycle around them.
+//! Turns the cores (consensus, SQLite, wire protocol) into a node.
 #![forbid(unsafe_code)]
 
 pub mod address;
 pub mod connector;
+pub mod core;
 pub mod node;
 pub mod node_id;
 pub mod options;
 
+mod connection;
+mod dialer;
+mod executor;
+mod socket;
+mod wake;
+
+pub use connector::Connect;
 pub use node::{Node, NodeError};
 pub use wire_protocol::{Configuration, NodeId, Role, Server};

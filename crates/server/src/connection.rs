@@ -1,0 +1,396 @@
+//! One client socket, from the handshake to the end, or until it turns out to be a peer.
+//!
+//! Invariants: nothing is decoded after a CONNECT frame (what follows may be raft messages); a client that does not
+//! take its replies is not read either, so neither buffer grows without bound; `Drained` is reported once after each
+//! time the output ran empty.
+
+use bytes::{Bytes, BytesMut};
+use wire_protocol::{ClientDecoder, Frame, Incoming, Protocol};
+
+use crate::core::limits::MAX_REQUEST_LEN;
+use crate::socket::{CLIENT_USER_TIMEOUT_MS, Flush, SLOW_READER_USER_TIMEOUT_MS, SendQueue, Socket};
+
+/// Reading stops while this much output waits for the client.
+pub(crate) const MAX_OUTPUT_LEN: usize = 1024 * 1024;
+/// What one socket may read in one turn of the loop before others get their share.
+pub(crate) const READ_BUDGET: usize = 512 * 1024;
+/// Request type of CONNECT.
+const CONNECT: u8 = 11;
+/// An idle connection keeps no more buffer than this.
+const IDLE_BUFFER_LEN: usize = 16 * 1024;
+
+/// What came out of the socket.
+#[derive(Debug)]
+pub(crate) enum FromClient {
+    /// The handshake is complete.
+    Opened(Protocol),
+    /// A whole message.
+    Frame(Frame),
+    /// Nothing more comes, or nothing more that makes sense; what came before is still to be answered.
+    Eof,
+}
+
+/// How a read ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadEnd {
+    /// Nothing to do until the next event or until something changes.
+    Waiting,
+    /// More is there; read again.
+    Unfinished,
+    /// The connection is of no more use.
+    Broken,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Handshake,
+    Open,
+    /// CONNECT was seen: the core decides what becomes of the socket.
+    Connecting,
+    /// The client sent all it will.
+    Eof,
+}
+
+/// A client socket and its buffers.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: Socket,
+    decoder: ClientDecoder,
+    input: BytesMut,
+    output: SendQueue,
+    phase: Phase,
+    readable: bool,
+    writable: bool,
+    paused: bool,
+    closing: bool,
+    /// Something was queued since the last time the output was reported empty.
+    owes_drained: bool,
+    slow: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(socket: Socket) -> Self {
+        socket.tune(CLIENT_USER_TIMEOUT_MS);
+        Self {
+            socket,
+            decoder: ClientDecoder::new(MAX_REQUEST_LEN),
+            input: BytesMut::new(),
+            output: SendQueue::default(),
+            phase: Phase::Handshake,
+            readable: true,
+            writable: true,
+            paused: false,
+            closing: false,
+            owes_drained: false,
+            slow: false,
+        }
+    }
+
+    pub(crate) fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Notes what the poll said.
+    pub(crate) fn ready(&mut self, readable: bool, writable: bool) {
+        self.readable |= readable;
+        self.writable |= writable;
+    }
+
+    /// Whether a read could bring anything now.
+    pub(crate) fn wants_read(&self) -> bool {
+        self.readable && self.may_read()
+    }
+
+    fn may_read(&self) -> bool {
+        !self.paused
+            && !self.closing
+            && matches!(self.phase, Phase::Handshake | Phase::Open)
+            && self.output.len() < MAX_OUTPUT_LEN
+    }
+
+    /// The core wants no more frames for now.
+    pub(crate) fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// The core wants frames again; bytes that were left undecoded are looked at by the next read.
+    pub(crate) fn resume(&mut self) {
+        self.paused = false;
+        self.readable = true;
+    }
+
+    /// Whether the core knows this client.
+    pub(crate) fn is_opened(&self) -> bool {
+        self.phase != Phase::Handshake
+    }
+
+    /// Close once everything is sent.
+    pub(crate) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// Whether the socket is only kept for its output, and that is gone.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.closing && self.output.is_empty()
+    }
+
+    /// Reads and decodes within the budget of a turn. `scratch` is the buffer of the loop.
+    pub(crate) fn read(&mut self, scratch: &mut [u8], mut sink: impl FnMut(FromClient)) -> ReadEnd {
+        let mut budget = READ_BUDGET;
+        while self.may_read() {
+            if !self.decode(&mut sink) {
+                return if self.phase == Phase::Handshake { ReadEnd::Broken } else { ReadEnd::Waiting };
+            }
+            if !self.may_read() || !self.readable {
+                break;
+            }
+            if budget == 0 {
+                return ReadEnd::Unfinished;
+            }
+            match self.socket.recv(scratch) {
+                Ok(0) if self.phase == Phase::Handshake => return ReadEnd::Broken,
+                Ok(0) => self.end(&mut sink),
+                Ok(len) => {
+                    self.input.extend_from_slice(&scratch[..len]);
+                    budget = budget.saturating_sub(len);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.readable = false,
+                Err(_) => return ReadEnd::Broken,
+            }
+        }
+        if self.input.is_empty() && self.input.capacity() > IDLE_BUFFER_LEN {
+            self.input = BytesMut::new();
+        }
+        ReadEnd::Waiting
+    }
+
+    /// Takes whole messages out of the input. `false` if it makes no sense.
+    fn decode(&mut self, sink: &mut impl FnMut(FromClient)) -> bool {
+        while self.phase != Phase::Connecting {
+            match self.decoder.decode(&mut self.input) {
+                Ok(None) => return true,
+                Ok(Some(Incoming::Handshake(protocol))) => {
+                    self.phase = Phase::Open;
+                    sink(FromClient::Opened(protocol));
+                }
+                Ok(Some(Incoming::Frame(frame))) => {
+                    if frame.kind == CONNECT {
+                        self.phase = Phase::Connecting;
+                    }
+                    sink(FromClient::Frame(frame));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "client sent nonsense");
+                    if self.phase != Phase::Handshake {
+                        self.end(sink);
+                    }
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn end(&mut self, sink: &mut impl FnMut(FromClient)) {
+        self.phase = Phase::Eof;
+        self.input = BytesMut::new();
+        sink(FromClient::Eof);
+    }
+
+    /// Queues a reply.
+    pub(crate) fn push(&mut self, bytes: Bytes) {
+        self.owes_drained = true;
+        self.output.push(bytes);
+    }
+
+    /// Sends what the socket takes.
+    pub(crate) fn flush(&mut self, gather: &mut Vec<u8>) -> std::io::Result<Flush> {
+        if !self.writable && !self.output.is_empty() {
+            return Ok(Flush::Blocked);
+        }
+        let (_, flush) = self.output.flush(&self.socket, gather)?;
+        let slow = flush == Flush::Blocked;
+        if slow {
+            self.writable = false;
+        }
+        if slow != self.slow && flush != Flush::Unfinished {
+            self.slow = slow;
+            self.socket.set_user_timeout(if slow { SLOW_READER_USER_TIMEOUT_MS } else { CLIENT_USER_TIMEOUT_MS });
+        }
+        Ok(flush)
+    }
+
+    /// Whether the output has run empty since the last call and the core must hear of it.
+    pub(crate) fn take_drained(&mut self) -> bool {
+        self.output.is_empty() && std::mem::take(&mut self.owes_drained)
+    }
+
+    /// The socket and what is left undecoded, for a raft stream.
+    pub(crate) fn into_peer(self) -> (Socket, BytesMut) {
+        (self.socket, self.input)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    const HANDSHAKE: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
+
+    fn connection() -> (Connection, UnixStream) {
+        let (socket, peer) = crate::socket::tests::pair();
+        (Connection::new(socket), peer)
+    }
+
+    fn frame(kind: u8, words: u8) -> Vec<u8> {
+        let mut bytes = vec![words, 0, 0, 0, kind, 0, 0, 0];
+        bytes.resize(8 + usize::from(words) * 8, kind);
+        bytes
+    }
+
+    fn read(connection: &mut Connection) -> (ReadEnd, Vec<FromClient>) {
+        connection.ready(true, true);
+        let mut seen = Vec::new();
+        let end = connection.read(&mut [0; 4096], |event| seen.push(event));
+        (end, seen)
+    }
+
+    #[test]
+    fn messages_cut_anywhere_come_out_whole() {
+        let mut bytes = HANDSHAKE.to_vec();
+        bytes.extend(frame(3, 2));
+        bytes.extend(frame(4, 0));
+        bytes.extend(frame(5, 1));
+        for step in 1..bytes.len() {
+            let (mut connection, mut peer) = connection();
+            let mut seen = Vec::new();
+            for piece in bytes.chunks(step) {
+                peer.write_all(piece).unwrap();
+                let (end, events) = read(&mut connection);
+                assert_eq!(end, ReadEnd::Waiting);
+                seen.extend(events);
+            }
+            let kinds: Vec<u8> = seen[1..]
+                .iter()
+                .map(|event| match event {
+                    FromClient::Frame(frame) => frame.kind,
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert!(matches!(seen[0], FromClient::Opened(Protocol::Current)));
+            assert_eq!(kinds, [3, 4, 5], "pieces of {step}");
+        }
+    }
+
+    #[test]
+    fn unknown_protocol_breaks_the_connection() {
+        let (mut connection, mut peer) = connection();
+        peer.write_all(&[9; 8]).unwrap();
+        let (end, seen) = read(&mut connection);
+        assert_eq!(end, ReadEnd::Broken);
+        assert!(seen.is_empty());
+    }
+
+    #[test]
+    fn end_before_the_handshake_breaks_and_after_it_is_reported_once() {
+        let (mut early, peer) = connection();
+        drop(peer);
+        assert_eq!(read(&mut early).0, ReadEnd::Broken);
+
+        let (mut late, mut peer) = connection();
+        peer.write_all(&HANDSHAKE).unwrap();
+        peer.write_all(&frame(3, 1)).unwrap();
+        drop(peer);
+        let (end, seen) = read(&mut late);
+        assert_eq!(end, ReadEnd::Waiting);
+        assert!(matches!(seen[..], [FromClient::Opened(_), FromClient::Frame(_), FromClient::Eof]));
+        assert!(!late.wants_read());
+    }
+
+    #[test]
+    fn nonsense_after_good_requests_lets_them_be_answered() {
+        let (mut connection, mut peer) = connection();
+        peer.write_all(&HANDSHAKE).unwrap();
+        peer.write_all(&frame(3, 1)).unwrap();
+        peer.write_all(&[0xff; 8]).unwrap();
+        let (end, seen) = read(&mut connection);
+        assert_eq!(end, ReadEnd::Waiting);
+        assert!(matches!(seen[..], [FromClient::Opened(_), FromClient::Frame(_), FromClient::Eof]));
+    }
+
+    #[test]
+    fn nothing_is_decoded_behind_connect() {
+        let (mut connection, mut peer) = connection();
+        peer.write_all(&HANDSHAKE).unwrap();
+        peer.write_all(&frame(CONNECT, 2)).unwrap();
+        peer.write_all(&frame(3, 1)).unwrap();
+        let (_, seen) = read(&mut connection);
+        assert!(matches!(seen[..], [FromClient::Opened(_), FromClient::Frame(_)]));
+        let (_, rest) = connection.into_peer();
+        assert_eq!(rest, frame(3, 1));
+    }
+
+    #[test]
+    fn client_that_does_not_take_replies_is_not_read() {
+        let (mut connection, mut peer) = connection();
+        peer.write_all(&HANDSHAKE).unwrap();
+        read(&mut connection);
+        let mut gather = Vec::new();
+        let mut queued = 0;
+        while connection.output.len() < MAX_OUTPUT_LEN {
+            connection.push(vec![7; 100_000].into());
+            queued += 100_000;
+            connection.flush(&mut gather).unwrap();
+        }
+        peer.write_all(&frame(3, 1)).unwrap();
+        assert!(read(&mut connection).1.is_empty());
+        assert!(!connection.take_drained());
+
+        let reader = std::thread::spawn(move || {
+            let mut all = vec![0; queued];
+            peer.read_exact(&mut all).unwrap();
+            peer
+        });
+        while !connection.take_drained() {
+            connection.ready(false, true);
+            connection.flush(&mut gather).unwrap();
+            std::thread::yield_now();
+        }
+        assert!(!connection.take_drained(), "reported once");
+        assert_eq!(read(&mut connection).1.len(), 1);
+        reader.join().unwrap();
+    }
+
+    #[test]
+    fn paused_connection_keeps_its_requests_in_the_kernel() {
+        let (mut connection, mut peer) = connection();
+        peer.write_all(&HANDSHAKE).unwrap();
+        read(&mut connection);
+        connection.pause();
+        peer.write_all(&frame(3, 1)).unwrap();
+        assert!(read(&mut connection).1.is_empty());
+        connection.resume();
+        assert!(connection.wants_read());
+        assert_eq!(read(&mut connection).1.len(), 1);
+    }
+
+    #[test]
+    fn buffers_shrink_when_idle() {
+        let (mut connection, mut peer) = connection();
+        peer.write_all(&HANDSHAKE).unwrap();
+        read(&mut connection);
+        let mut large = vec![0x20, 0x4e, 0, 0, 3, 0, 0, 0];
+        large.resize(8 + 20_000 * 8, 1);
+        let writer = std::thread::spawn(move || {
+            peer.write_all(&large).unwrap();
+            peer
+        });
+        while read(&mut connection).1.is_empty() {}
+        writer.join().unwrap();
+        read(&mut connection);
+        assert!(connection.input.capacity() <= IDLE_BUFFER_LEN);
+    }
+}
