@@ -9,6 +9,7 @@ pub mod configuration;
 mod decoder;
 pub mod entry;
 mod error;
+pub mod files;
 mod message;
 mod params;
 mod request;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use raft_glue::{Committed, EntryKind, InstalledSnapshot};
 use vfs::{DatabaseName, DatabaseSnapshot, PAGE_SIZE, PageNumber, Vfs};
 use wire_protocol::command::Command;
-use wire_protocol::snapshot::PayloadReader;
+use wire_protocol::snapshot::PayloadDecoder;
 
 use super::database::DatabaseId;
 use super::{Core, DiskJob, Output, SnapshotDone, SnapshotJob};
@@ -32,7 +32,7 @@ impl Core {
     fn commit_own(&mut self, own: super::leader::Proposal, now_ms: u64) -> Result<(), String> {
         let state = self.databases.get_mut(own.database);
         state.database.commit(own.generation, own.sequence).map_err(|error| error.to_string())?;
-        state.database.maintain();
+        state.database.maintain().map_err(|error| error.to_string())?;
         self.release_gated(own.database, now_ms);
         Ok(())
     }
@@ -46,15 +46,15 @@ impl Core {
         if !frames.is_commit {
             return Err("frames without a commit are not supported".to_owned());
         }
-        if usize::from(frames.page_size) != PAGE_SIZE {
-            return Err(format!("page size {} instead of {PAGE_SIZE}", frames.page_size));
+        if frames.page_size() != PAGE_SIZE {
+            return Err(format!("page size {} instead of {PAGE_SIZE}", frames.page_size()));
         }
         let name = DatabaseName::replicated(&frames.filename).map_err(|error| error.to_string())?;
         let id = self.databases.get_or_create(&self.vfs, &name);
         let state = self.databases.get_mut(id);
         let mut pages = frames.pages().map(|(number, page)| (PageNumber(number), page));
         state.database.apply(&mut pages).map_err(|error| error.to_string())?;
-        state.database.maintain();
+        state.database.maintain().map_err(|error| error.to_string())?;
         self.forget_if_deleted(id);
         Ok(())
     }
@@ -130,20 +130,23 @@ impl Core {
 ///
 /// Says what is wrong with the payload. Databases restored before that point stay changed.
 pub fn restore_payload(vfs: &Vfs, payload: &Bytes) -> Result<(), String> {
-    let mut reader = PayloadReader::new(payload.clone()).map_err(|error| error.to_string())?;
+    let images = PayloadDecoder::new(payload).map_err(|error| error.to_string())?;
     let mut names = Vec::new();
-    while let Some(image) = reader.next_database().map_err(|error| error.to_string())? {
+    for image in images {
+        let image = image.map_err(|error| error.to_string())?;
         let name = DatabaseName::replicated(&image.name).map_err(|error| error.to_string())?;
         let database = vfs.get_or_create(&name);
         let describe = |error: vfs::Error| format!("database {name:?}: {error}");
         if image.wal.len() > WAL_HEADER_LEN {
             let pages = vfs::overlay_wal(&image.main, &image.wal).map_err(describe)?;
-            database.restore(&mut pages.iter().map(|page| &page[..])).map_err(describe)?;
+            let count = u32::try_from(pages.len()).map_err(|_| too_many_pages(&name))?;
+            database.restore(count, &mut pages.into_iter()).map_err(describe)?;
         } else {
             if image.main.is_empty() || image.main.len() % PAGE_SIZE != 0 {
                 return Err(format!("database {name:?}: {} bytes are not whole pages", image.main.len()));
             }
-            database.restore(&mut image.main.chunks_exact(PAGE_SIZE)).map_err(describe)?;
+            let count = u32::try_from(image.main.len() / PAGE_SIZE).map_err(|_| too_many_pages(&name))?;
+            database.restore(count, &mut image.main.chunks_exact(PAGE_SIZE)).map_err(describe)?;
         }
         names.push(name);
     }
@@ -153,6 +156,10 @@ pub fn restore_payload(vfs: &Vfs, payload: &Bytes) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn too_many_pages(name: &DatabaseName) -> String {
+    format!("database {name:?}: more pages than SQLite can number")
 }
 
 /// A WAL image of this length or less holds no frame.

@@ -1,7 +1,7 @@
 //! Requests about the cluster: who leads, who is in it, who should be.
 
 use raft_glue::{ChangeError, NodeId, RequestId, Role};
-use wire_protocol::{Protocol, Response};
+use wire_protocol::{Protocol, Response, ServersFormat};
 
 use super::client::RequestState;
 use super::gateway::codes;
@@ -28,9 +28,9 @@ impl Core {
     }
 
     pub(super) fn cluster_request(&mut self, client: ClientId, format: u64, now_ms: u64) {
-        if format > 1 {
+        let Some(format) = ServersFormat::from_number(format) else {
             return self.refuse(client, codes::DQLITE_PARSE, "unrecognized cluster format", now_ms);
-        }
+        };
         let servers = self.replica.configuration().servers.clone();
         self.respond(client, encode(&Response::Servers { format, servers }), now_ms);
     }
@@ -69,9 +69,9 @@ impl Core {
         }
     }
 
-    pub(super) fn transfer_request(&mut self, client: ClientId, id: u64, now_ms: u64) {
+    pub(super) fn transfer_request(&mut self, client: ClientId, id: NodeId, now_ms: u64) {
         if self.check_leading(client, now_ms) {
-            let target = (id != 0).then_some(NodeId(id));
+            let target = (id.0 != 0).then_some(id);
             self.change(client, Change::Transfer(target), now_ms);
         }
     }
@@ -124,13 +124,7 @@ impl Core {
     }
 
     fn refuse_change(&mut self, client: ClientId, error: &ChangeError, now_ms: u64) {
-        let code = match error.code() {
-            7 => codes::NOT_LEADER,
-            8 => codes::LEADERSHIP_LOST,
-            11 => codes::BUSY,
-            _ => codes::ERROR,
-        };
-        self.refuse(client, code, &error.to_string(), now_ms);
+        self.refuse(client, error.client_code(), &error.to_string(), now_ms);
     }
 
     /// While leadership is being handed over nothing can be proposed, so nothing may be captured either.

@@ -1,7 +1,7 @@
 //! DUMP: the committed image of a database, in pieces, so that a large one never stands in memory as a whole.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use vfs::{DatabaseName, PAGE_SIZE, PageNumber};
+use vfs::{DatabaseName, PAGE_SIZE};
 use wire_protocol::files::{encode_file_header, encode_files_header};
 
 use super::client::{Dump, RequestState};
@@ -39,7 +39,7 @@ impl Core {
         let RequestState::Dumping(dump) = &mut state.request else { return };
         let mut bytes = BytesMut::with_capacity(limits::DUMP_CHUNK_LEN);
         while dump.next_page <= dump.snapshot.page_count() && bytes.len() < limits::DUMP_CHUNK_LEN {
-            bytes.put_slice(&dump.snapshot.page(PageNumber(dump.next_page))[..]);
+            bytes.put_slice(&dump.snapshot.page(dump.next_page)[..]);
             dump.next_page += 1;
         }
         if dump.next_page <= dump.snapshot.page_count() {

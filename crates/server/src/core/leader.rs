@@ -112,10 +112,10 @@ impl Core {
             return Some(batch);
         }
         let first = state.database.poll_captured()?;
-        let alone = first.is_delete_marker();
+        let alone = first.delete_marker;
         let mut batch = Batch::new(first);
         while !alone && batch.len() < limits::MAX_MERGED_LEN {
-            let Some(next) = state.database.poll_captured_if(|next| !next.is_delete_marker()) else { break };
+            let Some(next) = state.database.poll_captured_if(|next| !next.delete_marker) else { break };
             batch.add(next);
         }
         Some(batch)

@@ -23,7 +23,7 @@ pub const MAX_STATEMENTS: usize = 16 * 1024;
 pub const MAX_SPECULATIVE_TRANSACTIONS: usize = 1024;
 
 /// Bytes of such transactions.
-pub const MAX_SPECULATIVE_BYTES: usize = 64 * 1024 * 1024;
+pub const MAX_SPECULATIVE_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Page bytes of captured transactions that are merged into one log entry. One transaction may be larger.
 pub const MAX_MERGED_LEN: usize = 1024 * 1024;

@@ -34,7 +34,7 @@ use wire_protocol::{Frame, Protocol, rpc};
 
 use crate::options::LiveOptions;
 use client::{Client, RequestState};
-use database::{DatabaseId, Databases};
+use database::Databases;
 use leader::Proposals;
 
 pub use apply::restore_payload;

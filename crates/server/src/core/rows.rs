@@ -31,7 +31,6 @@ impl ColumnKind {
 pub(super) fn encode_row(rows: &mut RowsEncoder<'_>, statement: &Statement, kinds: &[ColumnKind]) {
     rows.begin_row(kinds.len());
     for (column, kind) in kinds.iter().enumerate() {
-        let column = i32::try_from(column).expect("SQLite allows 32767 columns");
         match (statement.column(column), kind) {
             (ColumnValue::Integer(value), ColumnKind::Plain) => rows.integer(value),
             (ColumnValue::Integer(value), ColumnKind::Time) => rows.unix_time(value),

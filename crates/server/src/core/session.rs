@@ -163,7 +163,7 @@ impl Session {
             return complete(failure(&nonempty_tail()));
         }
         let readonly = statement.readonly();
-        let params = u64::from(statement.parameter_count());
+        let params = statement.parameter_count() as u64;
         let id = self.statements.insert(statement);
         let offset = match schema {
             PrepareSchema::V0 => None,
@@ -355,7 +355,7 @@ impl Session {
     }
 
     /// Takes back what a half-run writing statement has done.
-    fn undo(&self, statement: &mut Statement) {
+    fn undo(&mut self, statement: &mut Statement) {
         let autocommit = !self.connection.in_transaction();
         if autocommit {
             self.connection.refuse_next_commit(Veto::Doomed);
