@@ -171,13 +171,14 @@ impl Core {
     }
 
     fn end_client_of_lost_leader(&mut self, client: ClientId, now_ms: u64) {
+        let has_session = self.has_session(client);
         let Some(state) = self.clients.get_mut(&client) else { return };
         match &state.request {
             RequestState::Barrier(_) => {
                 self.reply_only(client, codes::LEADERSHIP_LOST, "leadership lost");
-                if self.has_session(client) { self.close_dead(client) } else { self.finish(client, now_ms) }
+                if has_session { self.close_dead(client) } else { self.finish(client, now_ms) }
             }
-            RequestState::Idle if self.has_session(client) => self.close_dead(client),
+            RequestState::Idle if has_session => self.close_dead(client),
             RequestState::Streaming => self.fail_and_close(client, codes::NOT_LEADER),
             RequestState::Running(_) => {
                 // Its answer, whatever it will be, is replaced when it comes back.

@@ -301,7 +301,7 @@ impl Session {
         }
         let step = statement.step();
         if matches!(step, Ok(Step::Row)) && may_write_and_yield && !savepoint {
-            self.connection.refuse_next_commit(Veto::Doomed);
+            self.connection.refuse_next_commit(Veto::Abort);
         }
         let reset = statement.reset();
         self.connection.clear_veto();
@@ -358,7 +358,7 @@ impl Session {
     fn undo(&mut self, statement: &mut Statement) {
         let autocommit = !self.connection.in_transaction();
         if autocommit {
-            self.connection.refuse_next_commit(Veto::Doomed);
+            self.connection.refuse_next_commit(Veto::Abort);
         }
         let _ = statement.reset();
         if autocommit {
