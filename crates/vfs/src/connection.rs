@@ -140,6 +140,9 @@ impl std::fmt::Debug for Connection {
 
 impl Connection {
     pub(crate) fn open(registration: &Arc<Registration>, name: &DatabaseName) -> Result<Self, SqlError> {
+        // A name from the log can be one that SQLite does not pass on to the VFS as it is.
+        DatabaseName::new(name.as_bytes())
+            .map_err(|error| SqlError { code: ffi::SQLITE_CANTOPEN, message: error.to_string() })?;
         let mut db = std::ptr::null_mut();
         let flags = ffi::SQLITE_OPEN_READWRITE
             | ffi::SQLITE_OPEN_CREATE

@@ -34,6 +34,14 @@ pub struct Transaction {
     pub delete_marker: bool,
 }
 
+impl Transaction {
+    /// Whether it is the deletion of the database, which must not be merged with another transaction.
+    #[must_use]
+    pub fn is_delete_marker(&self) -> bool {
+        self.delete_marker
+    }
+}
+
 /// What [`Database::maintain`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Maintenance {
@@ -174,6 +182,12 @@ impl Database {
     /// until [`commit`](Self::commit). A fenced generation gives nothing.
     #[must_use]
     pub fn poll_captured(&self) -> Option<Transaction> {
+        self.poll_captured_if(|_| true)
+    }
+
+    /// [`poll_captured`](Self::poll_captured), unless `wanted` says no: then the transaction stays the next one.
+    #[must_use]
+    pub fn poll_captured_if(&self, wanted: impl FnOnce(&Transaction) -> bool) -> Option<Transaction> {
         let generation = self.current();
         let mut state = generation.lock();
         if state.fenced {
@@ -188,6 +202,9 @@ impl Database {
             page_count: speculative.page_count,
             delete_marker: speculative.delete_marker,
         };
+        if !wanted(&transaction) {
+            return None;
+        }
         state.polled += 1;
         Some(transaction)
     }

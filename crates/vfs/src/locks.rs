@@ -34,10 +34,6 @@ impl LockTable {
         self.0[slot] == Slot::Free
     }
 
-    pub(crate) fn is_exclusive(&self, slot: usize) -> bool {
-        self.0[slot] == Slot::Exclusive
-    }
-
     /// Takes all slots of the range exclusively, or none.
     pub(crate) fn lock_exclusive(&mut self, first: usize, count: usize) -> bool {
         let range = &mut self.0[first..first + count];

@@ -63,6 +63,18 @@ impl DatabaseName {
         CString::new(name).map(Self).map_err(|_| NameError::Nul)
     }
 
+    /// Takes a name as it comes from the log or from a snapshot. C dqlite accepts some names that we refuse to clients, and
+    /// what is committed must be applied. No connection can be opened to such a name.
+    ///
+    /// # Errors
+    /// Only for an empty name and one with a NUL, which no node can have produced.
+    pub fn replicated(name: &[u8]) -> Result<Self, NameError> {
+        if name.is_empty() {
+            return Err(NameError::Empty);
+        }
+        CString::new(name).map(Self).map_err(|_| NameError::Nul)
+    }
+
     /// The name as bytes, without terminator.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -113,6 +125,15 @@ mod tests {
         ] {
             assert_eq!(DatabaseName::new(name), Err(error));
         }
+    }
+
+    #[test]
+    fn replicated_names_are_refused_only_when_they_are_impossible() {
+        for name in [&b"x-wal"[..], &[b'a'; 600], b":memory:", b"file:x"] {
+            assert_eq!(DatabaseName::replicated(name).unwrap().as_bytes(), name);
+        }
+        assert_eq!(DatabaseName::replicated(b""), Err(NameError::Empty));
+        assert_eq!(DatabaseName::replicated(b"a\0"), Err(NameError::Nul));
     }
 
     #[test]
