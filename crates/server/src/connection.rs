@@ -86,10 +86,6 @@ impl Connection {
         }
     }
 
-    pub(crate) fn socket(&self) -> &Socket {
-        &self.socket
-    }
-
     /// Notes what the poll said.
     pub(crate) fn ready(&mut self, readable: bool, writable: bool) {
         self.readable |= readable;
