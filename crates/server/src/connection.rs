@@ -211,7 +211,11 @@ impl Connection {
         }
         if slow != self.slow && flush != Flush::Unfinished {
             self.slow = slow;
-            self.socket.set_user_timeout(if slow { SLOW_READER_USER_TIMEOUT_MS } else { CLIENT_USER_TIMEOUT_MS });
+            self.socket.set_user_timeout(if slow {
+                SLOW_READER_USER_TIMEOUT_MS
+            } else {
+                CLIENT_USER_TIMEOUT_MS
+            });
         }
         Ok(flush)
     }

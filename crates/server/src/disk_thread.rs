@@ -256,7 +256,9 @@ mod tests {
         DiskJob::Persist(Persist { number, ..Persist::default() })
     }
 
-    fn start(refusals: usize) -> (DiskThread, Sender<()>, Arc<Mutex<Recorder>>, Receiver<Completion>, mio::Poll) {
+    fn start(
+        refusals: usize,
+    ) -> (DiskThread, Sender<()>, Arc<Mutex<Recorder>>, Receiver<Completion>, mio::Poll) {
         let (poll, outbox, receiver) = outbox();
         let shared = Arc::new(Mutex::new(Recorder { refusals, ..Recorder::default() }));
         let (open, gate) = crossbeam_channel::bounded(0);
@@ -329,7 +331,9 @@ mod tests {
         disk.submit(step(2));
         disk.join();
         match receiver.recv_timeout(DEADLINE) {
-            Ok(Completion::Disk(DiskDone::Persisted(Err(reason)))) => assert!(reason.contains("not enough space")),
+            Ok(Completion::Disk(DiskDone::Persisted(Err(reason)))) => {
+                assert!(reason.contains("not enough space"))
+            }
             other => panic!("{other:?}"),
         }
         assert_eq!(shared.lock().unwrap().calls, [[1]]);

@@ -435,8 +435,9 @@ impl EventLoop {
     pub(crate) fn close(self) {
         let now_ms = self.now_ms();
         let Self { parts, clients, mut waiting_jobs, inputs, .. } = self;
-        let Parts { completions, mut core, vfs, sqlite, listener, transport, executor, disk, snapshots, .. } =
-            parts;
+        let Parts {
+            completions, mut core, vfs, sqlite, listener, transport, executor, disk, snapshots, ..
+        } = parts;
         drop(listener);
         drop(clients);
         // After a normal end nothing runs any more; after any other the running statements must be interrupted.

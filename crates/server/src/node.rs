@@ -114,7 +114,10 @@ pub struct Node {
 
 enum State {
     Created,
-    Running { outbox: Outbox, thread: JoinHandle<()> },
+    Running {
+        outbox: Outbox,
+        thread: JoinHandle<()>,
+    },
     /// Stopped, or failed to start after its socket was used: good for its texts only.
     Stopped,
 }

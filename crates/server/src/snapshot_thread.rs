@@ -53,8 +53,12 @@ impl SnapshotThread {
             let (TrySendError::Full(job) | TrySendError::Disconnected(job)) = error;
             let reason = "the snapshot thread is busy".to_owned();
             match job {
-                SnapshotJob::Write { metadata, .. } => SnapshotDone::Written { metadata, result: Err(reason) },
-                SnapshotJob::Read { to, metadata } => SnapshotDone::Read { to, metadata, result: Err(reason) },
+                SnapshotJob::Write { metadata, .. } => {
+                    SnapshotDone::Written { metadata, result: Err(reason) }
+                }
+                SnapshotJob::Read { to, metadata } => {
+                    SnapshotDone::Read { to, metadata, result: Err(reason) }
+                }
             }
         })
     }
@@ -120,9 +124,8 @@ fn write(
     let mut payload = Payload::new(databases);
     let len = payload.len;
     // Ending early makes the file too short, which fails the write and removes what there is of it.
-    let mut slices = std::iter::from_fn(|| {
-        if stopping.load(Ordering::Acquire) { None } else { payload.next() }
-    });
+    let mut slices =
+        std::iter::from_fn(|| if stopping.load(Ordering::Acquire) { None } else { payload.next() });
     disk::write_snapshot(disk, metadata, compression, timestamp_ms, &mut slices, len)
         .map_err(|error| error.to_string())
 }
@@ -185,7 +188,7 @@ impl Iterator for Payload {
 #[cfg(test)]
 mod tests {
     use raft_glue::{Configuration, LogIndex, Term};
-    use vfs::{DatabaseName, PageNumber, Vfs};
+    use vfs::{DatabaseName, Vfs};
     use wire_protocol::snapshot::PayloadDecoder;
 
     use super::*;
@@ -196,8 +199,7 @@ mod tests {
             .map(|(name, pages)| {
                 let database = vfs.get_or_create(&DatabaseName::replicated(name.as_bytes()).unwrap());
                 let images: Vec<Vec<u8>> = (1..=pages).map(|number| page(number, pages)).collect();
-                let mut images = images.iter().zip(1..).map(|(image, number)| (PageNumber(number), &image[..]));
-                database.apply(&mut images).unwrap();
+                database.restore(pages, &mut images.iter().map(Vec::as_slice)).unwrap();
                 (Bytes::from_static(name.as_bytes()), database.snapshot())
             })
             .collect()

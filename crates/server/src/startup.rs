@@ -64,7 +64,8 @@ impl Plan<'_> {
         let sqlite = SqliteThread::acquire().map_err(NodeError::Thread)?;
         let vfs = sqlite.call(Vfs::register).map_err(|error| NodeError::Sqlite(error.to_string()))?;
         if let Some(snapshot) = &loaded.snapshot {
-            let payload = disk::read_snapshot(self.disk, snapshot).map_err(|error| NodeError::Load(error.into()))?;
+            let payload =
+                disk::read_snapshot(self.disk, snapshot).map_err(|error| NodeError::Load(error.into()))?;
             if let Err(reason) = restore_payload(&vfs, &payload) {
                 let index = snapshot.index;
                 sqlite.call(move || drop(vfs));

@@ -16,7 +16,7 @@ use wire_protocol::rpc::{self, Message, RpcDecoder, RpcLimits};
 
 use crate::connector::announcement;
 use crate::core::Input;
-use crate::dialer::{Attempt, Dialled, Dialer};
+use crate::dialer::{Attempt, Dialer, Dialled};
 use crate::event_loop::{Tokens, deregister, register};
 use crate::socket::{Flush, PEER_USER_TIMEOUT_MS, SendQueue, Socket};
 
@@ -436,7 +436,9 @@ impl Inbound {
     fn read(&mut self, scratch: &mut [u8], sink: &mut impl FnMut(Input)) -> Result<bool, String> {
         let mut budget = READ_BUDGET;
         loop {
-            while let Some(message) = self.decoder.decode(&mut self.input).map_err(|error| error.to_string())? {
+            while let Some(message) =
+                self.decoder.decode(&mut self.input).map_err(|error| error.to_string())?
+            {
                 sink(Input::PeerMessage { from: self.id, address: self.address.clone(), message });
             }
             if !self.readable {
