@@ -1,7 +1,11 @@
 //! Installs the C library as a distribution would, for programs in C and Go to be tested against.
 //!
 //! [`Sdk::get`] builds and installs once a process; [`skip`] says aloud what a machine lacks, and is a failure where
-//! `DQLITE_TESTS_REQUIRE_ALL` is set.
+//! `DQLITE_TESTS_REQUIRE_ALL` is set. [`node`] and [`cluster`] run nodes of either library in processes of their own.
+
+pub mod cluster;
+pub mod image;
+pub mod node;
 
 use std::ffi::OsString;
 use std::fs;
