@@ -8,7 +8,7 @@ use wire_protocol::Value;
 
 const DATABASE: &str = "app.db";
 /// Small, so that a node that is away for [`BEYOND_LOG`] rows needs a snapshot.
-const OPTIONS: [&str; 2] = ["latency=20", "snapshot=64,32"];
+const OPTIONS: [&str; 2] = ["latency=20", "snapshot=32,48"];
 /// Rows that are still in everybody's log.
 const WITHIN_LOG: i64 = 12;
 /// Rows enough for two snapshots.
@@ -21,7 +21,6 @@ struct Writer {
 
 impl Writer {
     fn write(&mut self, leader: &mut Client, count: i64) {
-        leader.open(DATABASE).unwrap();
         for _ in 0..count {
             // Some more than a page, so that images grow and have something to differ in.
             let params = [Value::Integer(self.rows + 1), Value::Text(vec![b'x'; 700].into())];
@@ -31,7 +30,6 @@ impl Writer {
     }
 
     fn check(&self, leader: &mut Client) {
-        leader.open(DATABASE).unwrap();
         let found = leader.query_sql("SELECT COUNT(*), COALESCE(MAX(id), 0) FROM t", &[]).unwrap();
         assert_eq!(found.rows, [[Value::Integer(self.rows), Value::Integer(self.rows)]]);
     }
@@ -46,11 +44,18 @@ fn cluster(kinds: &[&Library]) -> (tempfile::TempDir, Cluster, Writer) {
     (directory, cluster, Writer { rows: 0 })
 }
 
+/// Makes a node the leader and opens the database there.
+fn lead(cluster: &Cluster, position: usize) -> Client {
+    let mut leader = cluster.lead(position).unwrap();
+    leader.open(DATABASE).unwrap();
+    leader
+}
+
 /// Every node leads in turn, by transfer; each sees what the others wrote, and all end with the same bytes.
 fn every_node_leads(cluster: &mut Cluster, writer: &mut Writer) {
     for round in 0..2 {
         for position in 0..cluster.nodes.len() {
-            let mut leader = cluster.lead(position).unwrap();
+            let mut leader = lead(cluster, position);
             writer.check(&mut leader);
             writer.write(&mut leader, 5 + round);
         }
@@ -62,14 +67,15 @@ fn every_node_leads(cluster: &mut Cluster, writer: &mut Writer) {
 /// The leader is killed; what it acknowledged is with its successor, and with itself when it is back.
 fn leaders_are_killed(cluster: &mut Cluster, writer: &mut Writer) {
     for position in 0..cluster.nodes.len() {
-        let mut leader = cluster.lead(position).unwrap();
+        let mut leader = lead(cluster, position);
         writer.write(&mut leader, 5);
         cluster.nodes[position].kill();
         let mut successor = cluster.leader().unwrap();
+        successor.open(DATABASE).unwrap();
         writer.check(&mut successor);
         writer.write(&mut successor, 5);
         cluster.nodes[position].start().unwrap();
-        writer.check(&mut cluster.lead(position).unwrap());
+        writer.check(&mut lead(cluster, position));
     }
     cluster.equal_images(DATABASE).unwrap();
     cluster.check_alive().unwrap();
@@ -93,7 +99,7 @@ fn closed_segments(cluster: &Cluster, position: usize) -> Vec<(u64, u64)> {
 fn away_nodes_catch_up(cluster: &mut Cluster, writer: &mut Writer, away: usize, leading: usize) {
     let (away_kind, leading_kind) = (cluster.nodes[away].library.name, cluster.nodes[leading].library.name);
     for rows in [WITHIN_LOG, BEYOND_LOG] {
-        let mut leader = cluster.lead(leading).unwrap();
+        let mut leader = lead(cluster, leading);
         cluster.nodes[away].stop().unwrap();
         let last_known = closed_segments(cluster, away).last().unwrap().1;
         writer.write(&mut leader, rows);
@@ -110,7 +116,7 @@ fn away_nodes_catch_up(cluster: &mut Cluster, writer: &mut Writer, away: usize, 
             panic!("{away_kind} caught up with {rows} rows of {leading_kind}: {error}")
         });
         assert_eq!(cluster.position(&cluster.leader().unwrap()), leading, "the leader was to stay");
-        writer.check(&mut cluster.lead(away).unwrap());
+        writer.check(&mut lead(cluster, away));
     }
     cluster.check_alive().unwrap();
 }
