@@ -1,6 +1,7 @@
 //! Clusters of our library and C's.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use ffi_tests::Scratch;
 use ffi_tests::cluster::{Cluster, eventually};
 use ffi_tests::node::{Library, PATIENCE, node_program};
 use server::client::Client;
@@ -35,8 +36,8 @@ impl Writer {
     }
 }
 
-fn cluster(kinds: &[&Library]) -> (tempfile::TempDir, Cluster, Writer) {
-    let directory = tempfile::tempdir().unwrap();
+fn cluster(kinds: &[&Library]) -> (Scratch, Cluster, Writer) {
+    let directory = Scratch::new();
     let cluster = Cluster::start(directory.path(), kinds, &OPTIONS).unwrap();
     let mut leader = cluster.leader().unwrap();
     leader.open(DATABASE).unwrap();
