@@ -119,6 +119,14 @@ pub enum ReplicaError {
     /// The first entry ever has to be a configuration.
     #[error("the first log entry is not a configuration")]
     NoConfiguration,
+    /// A configuration entry does not decode.
+    #[error("the configuration in the log entry at index {index} is malformed: {source}")]
+    BadConfiguration {
+        /// Index of the entry.
+        index: LogIndex,
+        /// What is wrong.
+        source: wire_protocol::DecodeError,
+    },
     /// An entry has a term above the stored one.
     #[error("the log contains term {entry}, but the stored term is {stored}")]
     TermBeyondHardState {
