@@ -1,6 +1,7 @@
 //! Consensus without sockets or clock, and the log on disk.
 #![forbid(unsafe_code)]
 
+pub mod disk;
 mod types;
 
 pub use types::{Committed, HardState, InstalledSnapshot, Loaded, Persist, SnapshotMetadata};

@@ -45,7 +45,7 @@ impl Record {
         if bytes.len() != SIZE {
             return Err(format!("{name} has size {} instead of {SIZE}", bytes.len()));
         }
-        let field = |index| word(bytes, index * 8).expect("the size was checked");
+        let field = |index: usize| word(bytes, index * 8).expect("the size was checked");
         if field(0) != FORMAT {
             return Err(format!("decode content of {name}: bad format version {}", field(0)));
         }
@@ -85,9 +85,8 @@ pub(crate) fn examine<D: Disk>(disk: &D) -> Result<Examined, DiskError> {
             Err(error) => return Err(DiskError::io(format!("read content of {name}"), "open")(error)),
         };
         let mut bytes = [0; SIZE];
-        let read = file
-            .read_at(&mut bytes, 0)
-            .map_err(DiskError::io(format!("read content of {name}"), "read"))?;
+        let read =
+            file.read_at(&mut bytes, 0).map_err(DiskError::io(format!("read content of {name}"), "read"))?;
         let size = file.size().map_err(DiskError::io(format!("check size of {name}"), "stat"))?;
         if read < SIZE {
             examined.short.push(name.to_owned());
@@ -158,10 +157,7 @@ mod tests {
         let mut bytes = record(1, 1, 0).encode();
         bytes[0] = 2;
         assert_eq!(text(&bytes), "decode content of metadata1: bad format version 2");
-        assert_eq!(
-            text(&record(0, 1, 0).encode()),
-            "decode content of metadata1: version is set to zero"
-        );
+        assert_eq!(text(&record(0, 1, 0).encode()), "decode content of metadata1: version is set to zero");
     }
 
     #[test]

@@ -179,10 +179,9 @@ fn classify(
     let search_from = error.end.unwrap_or(offset + 8);
     let has_missing_sector = |end: usize| missing_sector(content, offset, end.min(content.len()));
     let torn = match error.defect {
-        Defect::Short => content.len() as u64 >= preallocated,
-        Defect::Preamble => {
-            word(content, offset + 8) == Some(0) && has_missing_sector(offset + PREAMBLE_LEN)
-        }
+        // Only a batch larger than a whole segment, alone in its file, makes the file grow while it is written.
+        Defect::Short => offset == HEADER_LEN && content.len() as u64 >= preallocated,
+        Defect::Preamble => word(content, offset + 8) == Some(0) && has_missing_sector(offset + PREAMBLE_LEN),
         Defect::Header => {
             let count = to_usize(word(content, offset + 8).expect("the preamble was read"));
             has_missing_sector(offset + PREAMBLE_LEN + count * ENTRY_HEADER_LEN)
