@@ -292,6 +292,17 @@ impl<F: File> Write for FileWriter<'_, F> {
     }
 }
 
+/// A time stamp above those of all snapshots there are: it only decides between equal term and index.
+pub(crate) fn next_timestamp<D: Disk>(disk: &D) -> Result<u64, DiskError> {
+    let entries = disk.list().map_err(DiskError::io("list snapshots", "open directory"))?;
+    let newest = entries
+        .iter()
+        .filter_map(|entry| SnapshotName::parse(entry.name.strip_suffix(".meta").unwrap_or(&entry.name)))
+        .map(|name| name.timestamp_ms)
+        .max();
+    Ok(newest.unwrap_or(0).saturating_add(1))
+}
+
 /// Writes a snapshot under temporary names, with fixed memory, and makes its content durable.
 ///
 /// It becomes the newest snapshot with [`super::LogStore::snapshot_taken`]; until then a crash leaves nothing of it.
@@ -391,8 +402,9 @@ pub(crate) fn publish<D: Disk>(disk: &D, metadata: &SnapshotMetadata) -> Result<
             Err(DiskError::NotFound(format!("{what}: no such snapshot was written")))
         };
     };
-    // A `.meta` alone is ignored by every reader, so it comes first.
+    // A `.meta` alone is ignored by every reader, so it comes first, and for good: a payload alone means damage.
     files::publish(disk, &name.meta(), &what)?;
+    files::sync_directory(disk, &what)?;
     files::publish(disk, &name.to_string(), &what)?;
     files::sync_directory(disk, &what)
 }
