@@ -91,7 +91,9 @@ impl Plan<'_> {
         LogOptions {
             trailing: u64::from(self.options.snapshot_trailing()),
             auto_recovery: self.options.live().auto_recovery(),
+            compression: self.options.live().snapshot_compression(),
             block_size: self.options.block_size(),
+            ..LogOptions::default()
         }
     }
 
