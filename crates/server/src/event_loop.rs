@@ -18,7 +18,7 @@ use mio::{Events, Interest, Poll, Registry, Token};
 use vfs::Vfs;
 
 use crate::connection::{Connection, FromClient, ReadEnd};
-use crate::core::{ClientId, Core, Input, Output, SqlJob};
+use crate::core::{ClientId, Core, DiskJob, Input, Output, SqlJob};
 use crate::disk_thread::DiskThread;
 use crate::executor::{Executor, SqliteThread};
 use crate::listener::Listener;
@@ -356,7 +356,12 @@ impl EventLoop {
                     self.waiting_jobs.push_back(job);
                     self.submit_waiting();
                 }
-                Output::Disk(job) => self.parts.disk.submit(job),
+                Output::Disk(job) => {
+                    if matches!(job, DiskJob::SnapshotTaken(_)) {
+                        self.parts.snapshots.published();
+                    }
+                    self.parts.disk.submit(job);
+                }
                 Output::Snapshot(job) => {
                     if let Err(done) = self.parts.snapshots.submit(job) {
                         self.inputs.push_back(Input::SnapshotDone(done));

@@ -31,6 +31,9 @@ const NICENESS: i32 = 10;
 #[derive(Debug)]
 pub(crate) struct SnapshotThread {
     jobs: Sender<SnapshotJob>,
+    disk: OsDisk,
+    /// What was written, or is being written, and not published yet.
+    unpublished: Option<SnapshotMetadata>,
     stopping: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -41,14 +44,18 @@ impl SnapshotThread {
         let (jobs, queue) = crossbeam_channel::bounded(MAX_QUEUED);
         let stopping = Arc::<AtomicBool>::default();
         let stopped = Arc::clone(&stopping);
+        let thread_disk = disk.clone();
         let thread = std::thread::Builder::new()
             .name("dqlite-snapshot".to_owned())
-            .spawn(move || main(&disk, &live, &queue, &stopped, &outbox))?;
-        Ok(Self { jobs, stopping, thread })
+            .spawn(move || main(&thread_disk, &live, &queue, &stopped, &outbox))?;
+        Ok(Self { jobs, disk, unpublished: None, stopping, thread })
     }
 
     /// Queues a job; one that there is no room for fails at once, with the answer returned.
-    pub(crate) fn submit(&self, job: SnapshotJob) -> Result<(), SnapshotDone> {
+    pub(crate) fn submit(&mut self, job: SnapshotJob) -> Result<(), SnapshotDone> {
+        if let SnapshotJob::Write { metadata, .. } = &job {
+            self.unpublished = Some(metadata.clone());
+        }
         self.jobs.try_send(job).map_err(|error| {
             let (TrySendError::Full(job) | TrySendError::Disconnected(job)) = error;
             let reason = "the snapshot thread is busy".to_owned();
@@ -63,13 +70,23 @@ impl SnapshotThread {
         })
     }
 
-    /// Abandons what is under way and ends the thread. Completions must be read, or their receiver be gone, or this may
+    /// The snapshot written last belongs to the log from now on.
+    pub(crate) fn published(&mut self) {
+        self.unpublished = None;
+    }
+
+    /// Abandons what is under way, removes what will not be published, and ends the thread. Completions must be read, or their receiver be gone, or this may
     /// wait for ever.
     pub(crate) fn join(self) {
         self.stopping.store(true, Ordering::Release);
         drop(self.jobs);
         if self.thread.join().is_err() {
             tracing::error!("the snapshot thread panicked");
+        }
+        if let Some(metadata) = self.unpublished
+            && let Err(error) = disk::discard_snapshot(&self.disk, &metadata)
+        {
+            tracing::warn!(%error, "an unfinished snapshot was left behind; the next start removes it");
         }
     }
 }

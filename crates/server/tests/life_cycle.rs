@@ -177,6 +177,8 @@ fn blocking_connect_function_delays_nothing_but_the_stop() {
     node.start().unwrap();
     let mut client = Client::connect(&address, TIMEOUT).unwrap();
     client.add(NodeId(2), "@nobody").unwrap();
+    // A spare gets nothing.
+    client.assign(NodeId(2), Role::StandBy).unwrap();
     common::eventually("a connection attempt", || connect.called.load(Ordering::SeqCst));
     client.open("test").unwrap();
     client.exec_sql("CREATE TABLE t (n INTEGER)", &[]).unwrap();
