@@ -207,7 +207,6 @@ impl Connection {
     ///
     /// # Errors
     /// SQLite's.
-    #[expect(clippy::needless_pass_by_ref_mut, reason = "preparing belongs to the owner of the connection")]
     pub fn prepare_with(&mut self, sql: &[u8], lifetime: Lifetime) -> Result<Prepared, SqlError> {
         Statement::prepare(&self.inner, sql, lifetime)
     }

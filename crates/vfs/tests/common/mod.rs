@@ -1,5 +1,6 @@
 //! Helpers of the integration tests.
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test program uses a part of this")]
+#![allow(clippy::unwrap_used, reason = "a failure of a helper is a failure of the test")]
 
 use std::sync::Arc;
 
