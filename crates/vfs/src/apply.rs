@@ -16,7 +16,7 @@ impl Database {
     /// a transaction that the log committed never waits for a local one.
     ///
     /// # Errors
-    /// What is wrong with the transaction, or [`Error::Invariant`] when speculative transactions exist, which then
+    /// What is wrong with the transaction, or [`Error::Invariant`](crate::Error::Invariant) when speculative transactions exist, which then
     /// include one that the log decided against without anybody having said so.
     pub fn apply(
         &self,

@@ -134,9 +134,9 @@ impl Database {
         self.with(|state| state.committed_pages)
     }
 
-    /// Frames in the WAL. They go back to none at a restart, which needs a moment without speculative transactions: a
-    /// caller that sees this grow far beyond the checkpoint threshold should let the pipeline drain once and call
-    /// [`maintain`](Self::maintain).
+    /// Number of the last frame in the WAL. It goes back to zero at a restart, which needs a moment without speculative
+    /// transactions and without readers of the WAL. Memory does not grow with it, [`maintain`](Self::maintain) frees what
+    /// nobody reads any more, but the number has 32 bits: a caller that sees millions should let the pipeline drain once.
     #[must_use]
     pub fn wal_frames(&self) -> u32 {
         self.with(|state| state.captured)
@@ -249,7 +249,7 @@ impl Database {
     }
 
     /// Refuses commits with the code of the veto, or lets them pass again. Statements fail cleanly and their connections
-    /// stay usable.
+    /// stay usable. A veto ends with the generation.
     pub fn set_veto(&self, veto: Option<Veto>) {
         self.current().lock().veto = veto;
     }
@@ -312,7 +312,7 @@ impl Database {
     /// The committed state.
     #[must_use]
     pub fn snapshot(&self) -> DatabaseSnapshot {
-        self.with(State::snapshot)
+        self.current().lock().snapshot()
     }
 
     /// Replaces the database by an image, in a new generation. An image without pages is that of a new database.
@@ -360,7 +360,9 @@ impl State {
         Position(self.base + u64::from(self.committed))
     }
 
-    fn snapshot(&self) -> DatabaseSnapshot {
+    fn snapshot(&mut self) -> DatabaseSnapshot {
+        // What can be moved into the main file first changes it in place; the rest has to be put over a copy.
+        self.backfill();
         let mut table = self.table.clone();
         let page_count =
             overlay(&mut table, self.main_pages, &self.wal, self.index.backfill(), self.committed);

@@ -167,6 +167,12 @@ impl Generation {
                 if range.contains(&CHECKPOINT) || range.contains(&READ0) || (first > READ0 && count > 1) {
                     return ffi::SQLITE_BUSY;
                 }
+                // A writer is a reader already. Without a READ slot this is a reader that met a header in the middle of
+                // its publication and wants to look at it again with the writers shut out; it would keep them from
+                // beginning. When busy it just reads again.
+                if first == WRITE && !(READ0..LOCKS).any(|slot| handle.holds_shared(slot)) {
+                    return ffi::SQLITE_BUSY;
+                }
                 if first == WRITE && (state.fenced || state.failure.is_some()) {
                     return state.check_commit(handle).err().unwrap_or(ffi::SQLITE_IOERR);
                 }
