@@ -3,6 +3,7 @@
 
 mod changes;
 mod config;
+pub mod disk;
 mod entry;
 mod error;
 mod inbound;
