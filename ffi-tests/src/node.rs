@@ -35,6 +35,12 @@ impl Library {
         Self { name: "ours", path }
     }
 
+    /// Whether it is the one that `DQLITE_TESTS_LIBRARY` names, which may lack newer functions.
+    #[must_use]
+    pub fn is_stand_in(&self) -> bool {
+        self.name == "ours" && std::env::var_os("DQLITE_TESTS_LIBRARY").is_some()
+    }
+
     /// Debian's C library below `DQLITE_C_LIBRARY_DIR`; without the variable, [`skip`].
     #[must_use]
     pub fn c() -> Option<Self> {

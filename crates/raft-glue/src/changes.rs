@@ -106,7 +106,8 @@ impl Replica {
         let own = self.config.id;
         let next = self.last_index().0 + 1;
         let voters = || self.configuration().voters().map(|server| server.id).filter(move |id| *id != own);
-        let sent = |id: &NodeId| self.raw.raft.prs().get(id.0).is_some_and(|progress| progress.next_idx == next);
+        let sent =
+            |id: &NodeId| self.raw.raft.prs().get(id.0).is_some_and(|progress| progress.next_idx == next);
         voters().find(sent).or_else(|| voters().last())
     }
 
@@ -138,7 +139,8 @@ impl Replica {
         match change {
             Change::Assign(id, Role::Voter) if self.matched(id) != Some(last) => {
                 let round_start_ms = self.now_ms;
-                self.requests.promotion = Some(Promotion { request, id, round: 1, target: last, round_start_ms });
+                self.requests.promotion =
+                    Some(Promotion { request, id, round: 1, target: last, round_start_ms });
                 self.settle(Vec::new());
             }
             _ => self.append_configuration(request, &configuration),
@@ -160,7 +162,9 @@ impl Replica {
 
     /// A result of `from` may end a round of its promotion.
     pub(crate) fn promotion_result(&mut self, from: NodeId) {
-        let Some(promotion) = self.requests.promotion.filter(|promotion| promotion.id == from) else { return };
+        let Some(promotion) = self.requests.promotion.filter(|promotion| promotion.id == from) else {
+            return;
+        };
         let matched = self.matched(from).unwrap_or(0);
         if matched < promotion.target {
             return;

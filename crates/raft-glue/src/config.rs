@@ -85,7 +85,9 @@ impl Config {
             return Err(ReplicaError::Config("the id is 0"));
         }
         if self.heartbeat_timeout_ms == 0 || self.heartbeat_timeout_ms >= self.election_timeout_ms {
-            return Err(ReplicaError::Config("the heartbeat timeout is not between 0 and the election timeout"));
+            return Err(ReplicaError::Config(
+                "the heartbeat timeout is not between 0 and the election timeout",
+            ));
         }
         if self.election_timeout_ms > MAX_ELECTION_TIMEOUT_MS {
             return Err(ReplicaError::Config("the election timeout is too long"));

@@ -36,8 +36,7 @@ impl Replica {
     }
 
     fn message(&self, from: NodeId, kind: MessageType, term: Term) -> Message {
-        let mut message =
-            Message { from: from.0, to: self.config.id.0, term: term.0, ..Message::default() };
+        let mut message = Message { from: from.0, to: self.config.id.0, term: term.0, ..Message::default() };
         message.set_msg_type(kind);
         message
     }
@@ -56,7 +55,9 @@ impl Replica {
         let mut configurations = Vec::new();
         for (index, entry) in (prev.0 + 1..).zip(entries).filter(|_| sane) {
             match entry.kind {
-                EntryKind::Command if entry.data.is_empty() || !entry.data.len().is_multiple_of(8) => return vec![],
+                EntryKind::Command if entry.data.is_empty() || !entry.data.len().is_multiple_of(8) => {
+                    return vec![];
+                }
                 EntryKind::Configuration => match Configuration::decode(&entry.data) {
                     Ok(configuration) => configurations.push((LogIndex(index), entry.term, configuration)),
                     Err(error) => {
@@ -106,7 +107,11 @@ impl Replica {
     fn append_result_received(&mut self, from: NodeId, result: &AppendEntriesResult) {
         let raft = &self.raw.raft;
         let term = result.term;
-        if self.leading.is_none() || term.0 < raft.term || term.0 >= MAX_NUMBER || raft.prs().get(from.0).is_none() {
+        if self.leading.is_none()
+            || term.0 < raft.term
+            || term.0 >= MAX_NUMBER
+            || raft.prs().get(from.0).is_none()
+        {
             return;
         }
         if term.0 > raft.term {
@@ -151,7 +156,8 @@ impl Replica {
     /// Whether a leader is known and has been heard from lately, so that others should not disturb it.
     fn has_leader(&self) -> bool {
         let raft = &self.raw.raft;
-        raft.state == StateRole::Leader || (raft.leader_id != 0 && raft.election_elapsed < raft.election_timeout())
+        raft.state == StateRole::Leader
+            || (raft.leader_id != 0 && raft.election_elapsed < raft.election_timeout())
     }
 
     fn vote_requested(&mut self, from: NodeId, request: &RequestVote) {
@@ -185,7 +191,7 @@ impl Replica {
     fn grants_votes(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         let caught_up = self.config.no_vote_until.is_none_or(|index| log.committed >= index.0);
-        caught_up && self.installing.is_none() && self.configuration().is_voter(self.config.id)
+        caught_up && self.installing.is_none() && self.has_vote()
     }
 
     /// raft-rs would refuse a second pre-vote in a term, and C candidates never learn of a higher term by a refusal:
@@ -233,7 +239,8 @@ impl Replica {
     }
 
     fn snapshot_received(&mut self, from: NodeId, install: InstallSnapshot) {
-        let InstallSnapshot { term, last_index, last_term, configuration, configuration_index, data } = install;
+        let InstallSnapshot { term, last_index, last_term, configuration, configuration_index, data } =
+            install;
         let sane = [term.0, last_index.0, last_term.0].iter().all(|number| (1..MAX_NUMBER).contains(number));
         let (voters, learners) = to_conf_state(&configuration, self.config.id, None);
         if !sane || voters.is_empty() || configuration_index > last_index {
@@ -242,8 +249,12 @@ impl Replica {
         let own = self.raw.raft.term;
         if term.0 < own {
             let last_log_index = LogIndex(self.raw.raft.raft_log.persisted);
-            let result =
-                AppendEntriesResult { term: Term(own), rejected: last_index, last_log_index, features: Some(0) };
+            let result = AppendEntriesResult {
+                term: Term(own),
+                rejected: last_index,
+                last_log_index,
+                features: Some(0),
+            };
             return self.reply(from, rpc::Message::AppendEntriesResult(result));
         }
         if self.raw.raft.state == StateRole::Leader && term.0 == own {
@@ -272,7 +283,8 @@ impl Replica {
         self.step(message);
         if self.raw.raft.raft_log.unstable_snapshot().is_some() {
             self.membership.install(configuration.clone(), configuration_index);
-            let metadata = SnapshotMetadata { index: last_index, term: last_term, configuration, configuration_index };
+            let metadata =
+                SnapshotMetadata { index: last_index, term: last_term, configuration, configuration_index };
             self.installing = Some(InstalledSnapshot { metadata, data });
         }
     }
@@ -280,13 +292,14 @@ impl Replica {
     fn timeout_now_received(&mut self, from: NodeId, timeout: &TimeoutNow) {
         let raft = &self.raw.raft;
         let log = &raft.raft_log;
-        let same_log = log.last_index() == timeout.last_log_index.0 && log.last_term() == timeout.last_log_term.0;
+        let same_log =
+            log.last_index() == timeout.last_log_index.0 && log.last_term() == timeout.last_log_term.0;
         if raft.state == StateRole::Follower
             && raft.leader_id == from.0
             && (raft.term..MAX_NUMBER).contains(&timeout.term.0)
             && same_log
             && self.may_vote()
-            && self.configuration().is_voter(self.config.id)
+            && self.has_vote()
         {
             self.step(self.message(from, MessageType::MsgTimeoutNow, timeout.term));
         }

@@ -40,6 +40,27 @@ impl Membership {
         self.appended.last().map_or(self.base_index, |newest| newest.index)
     }
 
+    /// The configuration that the newest one replaced, if the log still tells.
+    fn previous(&self) -> Option<&Configuration> {
+        let before = self.appended.len().checked_sub(1)?;
+        Some(before.checked_sub(1).map_or(&self.base, |position| &self.appended[position].configuration))
+    }
+
+    /// Whether the newest configuration takes our vote away, but is not known to be committed.
+    ///
+    /// Its entry may never get further than to us, while without us nobody can be elected in the one before: all nodes
+    /// would be up and none could ever lead. So we campaign and vote, and need a majority of both configurations.
+    pub(crate) fn vote_is_at_stake(&self, own: NodeId, commit: LogIndex) -> bool {
+        let newest = self.newest();
+        let others = |previous: &Configuration| {
+            let before = previous.voters().map(|server| server.id).filter(|id| *id != own);
+            before.collect::<BTreeSet<_>>() == newest.voters().map(|server| server.id).collect()
+        };
+        self.newest_index() > commit
+            && !newest.is_voter(own)
+            && self.previous().is_some_and(|previous| previous.is_voter(own) && others(previous))
+    }
+
     /// The newest configuration that is known to be committed, and the index of its entry.
     pub(crate) fn committed(&self, commit: LogIndex) -> (&Configuration, LogIndex) {
         let committed = self.appended.iter().rev().find(|appended| appended.index <= commit);

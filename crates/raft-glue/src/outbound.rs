@@ -8,7 +8,7 @@
 //! - the commit index never lies beyond what the message covers.
 
 use raft::eraftpb::{Entry as RaftEntry, Message, MessageType};
-use raft::{GetEntriesContext, ProgressState};
+use raft::{GetEntriesContext, ProgressState, StateRole};
 use wire_protocol::rpc::{AppendEntries, AppendEntriesResult, RequestVote, RequestVoteResult, TimeoutNow};
 use wire_protocol::{LogIndex, NodeId, Term, rpc};
 
@@ -31,16 +31,7 @@ impl Replica {
                 None
             }
             MessageType::MsgAppendResponse => Some(self.append_entries_result(&message)),
-            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => {
-                Some(rpc::Message::RequestVote(RequestVote {
-                    term,
-                    candidate_id: self.config.id,
-                    last_log_index: LogIndex(message.index),
-                    last_log_term: Term(message.log_term),
-                    disrupt_leader: message.context == CAMPAIGN_TRANSFER,
-                    pre_vote: message.get_msg_type() == MessageType::MsgRequestPreVote,
-                }))
-            }
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => self.request_vote(&message),
             MessageType::MsgRequestVoteResponse => Some(rpc::Message::RequestVoteResult(RequestVoteResult {
                 term,
                 vote_granted: !message.reject,
@@ -108,6 +99,25 @@ impl Replica {
         });
         self.peers.entry(to).or_default().heartbeat_credit = true;
         Some(message)
+    }
+
+    /// A candidacy may be over by the time that its term is durable, and its log another one.
+    fn request_vote(&self, message: &Message) -> Option<rpc::Message> {
+        let pre_vote = message.get_msg_type() == MessageType::MsgRequestPreVote;
+        let raft = &self.raw.raft;
+        let current = match raft.state {
+            StateRole::PreCandidate => pre_vote && message.term == raft.term + 1,
+            StateRole::Candidate => !pre_vote && message.term == raft.term,
+            StateRole::Follower | StateRole::Leader => false,
+        };
+        current.then_some(rpc::Message::RequestVote(RequestVote {
+            term: Term(message.term),
+            candidate_id: self.config.id,
+            last_log_index: LogIndex(message.index),
+            last_log_term: Term(message.log_term),
+            disrupt_leader: message.context == CAMPAIGN_TRANSFER,
+            pre_vote,
+        }))
     }
 
     /// Reports no more than what is durable at this moment.

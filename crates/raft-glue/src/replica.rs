@@ -13,7 +13,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use bytes::Bytes;
-use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, Message, MessageType};
+use raft::eraftpb::{
+    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Message, MessageType,
+};
 use raft::{GetEntriesContext, RawNode, SnapshotStatus, StateRole, Storage as _};
 use wire_protocol::{Configuration, Entry, EntryKind, LogIndex, NodeId, Term, rpc};
 
@@ -170,6 +172,8 @@ impl fmt::Debug for Replica {
             .field("persisted", &log.persisted)
             .field("committed", &log.committed)
             .field("applied", &log.applied)
+            .field("configuration", self.membership.newest())
+            .field("requests", &self.requests)
             .finish_non_exhaustive()
     }
 }
@@ -267,7 +271,8 @@ impl Replica {
         self.now_ms = now_ms;
         let interval_ms = self.config.tick_interval_ms();
         let due = now_ms.saturating_sub(self.last_tick_ms) / interval_ms;
-        self.last_tick_ms = if due > MAX_TICKS_AT_ONCE { now_ms } else { self.last_tick_ms + due * interval_ms };
+        self.last_tick_ms =
+            if due > MAX_TICKS_AT_ONCE { now_ms } else { self.last_tick_ms + due * interval_ms };
         for _ in 0..due.min(MAX_TICKS_AT_ONCE) {
             if self.halted {
                 return;
@@ -381,7 +386,8 @@ impl Replica {
         }
         let wanted = self.leading.is_some()
             && self.raw.raft.prs().get(to.0).is_some_and(|progress| {
-                progress.state == raft::ProgressState::Snapshot && progress.pending_snapshot == metadata.index.0
+                progress.state == raft::ProgressState::Snapshot
+                    && progress.pending_snapshot == metadata.index.0
             });
         match data {
             Ok(data) if wanted => {
@@ -405,7 +411,10 @@ impl Replica {
     pub fn handle_entries_read(&mut self, read: &ReadEntries, entries: Result<Vec<Entry>, ()>) {
         let contexts = self.reads.remove(&read.first).unwrap_or_default();
         let Ok(entries) = entries else { return };
-        if self.halted || entries.len() != read.count || !self.raw.mut_store().set_fetched(read.first, entries) {
+        if self.halted
+            || entries.len() != read.count
+            || !self.raw.mut_store().set_fetched(read.first, entries)
+        {
             return;
         }
         for context in contexts {
@@ -622,39 +631,55 @@ impl Replica {
         self.raw.raft.set_randomized_election_timeout(usize::try_from(span + drawn).expect("ticks are few"));
     }
 
+    /// Whether we may be elected and grant votes.
+    pub(crate) fn has_vote(&self) -> bool {
+        let own = self.config.id;
+        self.configuration().is_voter(own) || self.membership.vote_is_at_stake(own, self.commit_index())
+    }
+
+    /// Brings raft-rs to the configuration in force: one change after the other, as it never sees more than one server
+    /// change between two steps that matter.
     fn put_configuration_in_force(&mut self) {
-        let (voters, learners) =
+        let own = self.config.id.0;
+        let (mut voters, mut learners) =
             to_conf_state(self.membership.newest(), self.config.id, self.requests.promotee());
         if voters.is_empty() {
             return;
         }
         let current = self.raw.raft.prs().conf().to_conf_state();
+        let in_both = !current.voters_outgoing.is_empty();
+        let both = self.membership.vote_is_at_stake(self.config.id, self.commit_index());
+        if both && in_both {
+            return;
+        }
+        if both {
+            learners.remove(&own);
+            voters.insert(own);
+        }
         let mut changes = Vec::new();
-        let change = |kind, id| (kind, id);
-        changes.extend(
-            voters.iter().filter(|id| !current.voters.contains(id)).map(|id| change(ConfChangeType::AddNode, *id)),
-        );
-        changes.extend(
-            learners
-                .iter()
-                .filter(|id| !current.learners.contains(id))
-                .map(|id| change(ConfChangeType::AddLearnerNode, *id)),
-        );
-        changes.extend(
-            current
-                .voters
-                .iter()
-                .chain(&current.learners)
-                .filter(|id| !voters.contains(id) && !learners.contains(id))
-                .map(|id| change(ConfChangeType::RemoveNode, *id)),
-        );
-        for (kind, id) in changes {
-            let mut single = ConfChangeSingle { node_id: id, ..ConfChangeSingle::default() };
-            single.set_change_type(kind);
-            let mut change = ConfChangeV2::default();
-            change.set_changes(vec![single].into());
+        if in_both {
+            changes.push(ConfChangeV2::default());
+        }
+        let mut single = |kind, id| changes.push(conf_change(kind, id));
+        let learned = |id: &u64| current.learners.contains(id) || current.learners_next.contains(id);
+        let added = voters.iter().filter(|id| !current.voters.contains(id));
+        added.for_each(|id| single(ConfChangeType::AddNode, *id));
+        let added = learners.iter().filter(|id| !learned(id));
+        added.for_each(|id| single(ConfChangeType::AddLearnerNode, *id));
+        let known = current.voters.iter().chain(&current.learners).chain(&current.learners_next);
+        let removed = known.filter(|id| !voters.contains(id) && !learners.contains(id));
+        removed.for_each(|id| single(ConfChangeType::RemoveNode, *id));
+        if both {
+            let mut change = conf_change(ConfChangeType::AddLearnerNode, own);
+            change.set_transition(ConfChangeTransition::Explicit);
+            changes.push(change);
+        }
+        for change in changes {
             if let Err(error) = self.raw.raft.apply_conf_change(&change) {
-                self.fail(format!("configuration {:?} cannot be put in force: {error}", self.membership.newest()));
+                self.fail(format!(
+                    "configuration {:?} cannot be put in force: {error}",
+                    self.membership.newest()
+                ));
                 return;
             }
         }
@@ -715,12 +740,14 @@ impl Replica {
         let snapshot = if ready.snapshot().get_metadata().index == 0 {
             None
         } else {
-            let snapshot = self.installing.clone().expect("snapshots are remembered when raft-rs accepts them");
+            let snapshot =
+                self.installing.clone().expect("snapshots are remembered when raft-rs accepts them");
             self.raw.mut_store().install(snapshot.metadata.clone());
             Some(snapshot)
         };
         let entries = ready.take_entries();
-        let first_index = entries.first().map_or_else(|| self.stored_last().next(), |entry| LogIndex(entry.index));
+        let first_index =
+            entries.first().map_or_else(|| self.stored_last().next(), |entry| LogIndex(entry.index));
         self.raw.mut_store().append(&entries);
         let messages = ready.take_messages();
         let mut held: Vec<Held> = ready.take_persisted_messages().into_iter().map(Held::Raft).collect();
@@ -733,7 +760,13 @@ impl Replica {
         if writes {
             let entries = entries.iter().map(from_raft).collect();
             let snapshot = snapshot.clone();
-            self.outputs.push_back(Output::Persist(Persist { number, hard_state, snapshot, first_index, entries }));
+            self.outputs.push_back(Output::Persist(Persist {
+                number,
+                hard_state,
+                snapshot,
+                first_index,
+                entries,
+            }));
         }
         // A new leader's appends carry a term that must be durable first; otherwise they need not wait for our disk.
         let term_waits = hard_state.is_some() || self.outstanding.iter().any(|earlier| earlier.hard_state);
@@ -825,6 +858,14 @@ impl Replica {
             self.outputs.push_back(Output::Transmit { to, address: address.clone(), message });
         }
     }
+}
+
+fn conf_change(kind: ConfChangeType, id: u64) -> ConfChangeV2 {
+    let mut single = ConfChangeSingle { node_id: id, ..ConfChangeSingle::default() };
+    single.set_change_type(kind);
+    let mut change = ConfChangeV2::default();
+    change.set_changes(vec![single].into());
+    change
 }
 
 /// Spreads its arguments evenly over all values (the finalizer of splitmix64, chained).

@@ -92,7 +92,10 @@ impl Log {
             id,
             hard_state,
             start_commit,
-            start_configuration: snapshot.as_ref().map(|snapshot| snapshot.configuration.clone()).unwrap_or_default(),
+            start_configuration: snapshot
+                .as_ref()
+                .map(|snapshot| snapshot.configuration.clone())
+                .unwrap_or_default(),
             base,
             slots: VecDeque::with_capacity(entries.len()),
             cache: VecDeque::with_capacity(entries.len()),
@@ -205,9 +208,10 @@ impl Log {
     /// Makes entries from disk readable until [`Self::drop_fetched`]. They must end where the cache starts.
     pub(crate) fn set_fetched(&mut self, first: LogIndex, entries: Vec<Entry>) -> bool {
         let fits = first.0 + entries.len() as u64 == self.cache_first()
-            && entries.iter().zip(first.0..).all(|(entry, index)| {
-                self.slot(index).is_none_or(|slot| slot.term == entry.term.0)
-            });
+            && entries
+                .iter()
+                .zip(first.0..)
+                .all(|(entry, index)| self.slot(index).is_none_or(|slot| slot.term == entry.term.0));
         if fits {
             self.fetched = entries.into();
         }
@@ -271,7 +275,8 @@ impl Storage for Log {
         let skip = usize::try_from(low - in_memory).unwrap_or(usize::MAX);
         let count = usize::try_from(high - low).unwrap_or(usize::MAX);
         let chosen = self.fetched.iter().chain(&self.cache).skip(skip).take(count);
-        let mut entries: Vec<_> = (low..).zip(chosen).map(|(index, entry)| to_raft(LogIndex(index), entry)).collect();
+        let mut entries: Vec<_> =
+            (low..).zip(chosen).map(|(index, entry)| to_raft(LogIndex(index), entry)).collect();
         raft::util::limit_size(&mut entries, max_size.into());
         Ok(entries)
     }
