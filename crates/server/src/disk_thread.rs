@@ -219,12 +219,15 @@ mod tests {
 
     struct TestLog {
         shared: Arc<Mutex<Recorder>>,
-        /// Each call waits for a message, or for the end of the channel.
+        /// Each call says that it has begun,
+        begun: Sender<()>,
+        /// and waits for the end of this channel.
         gate: Receiver<()>,
     }
 
     impl Log for TestLog {
         fn persist(&mut self, steps: &[Persist]) -> Result<(), DiskError> {
+            let _ = self.begun.send(());
             let _ = self.gate.recv();
             let mut shared = self.shared.lock().unwrap();
             if shared.refusals > 0 {
@@ -255,14 +258,24 @@ mod tests {
         DiskJob::Persist(Persist { number, ..Persist::default() })
     }
 
-    fn start(
-        refusals: usize,
-    ) -> (DiskThread, Sender<()>, Arc<Mutex<Recorder>>, Receiver<Completion>, mio::Poll) {
-        let (poll, outbox, receiver) = outbox();
+    struct Fixture {
+        disk: DiskThread,
+        /// Dropped to let persists go on.
+        gate: Sender<()>,
+        begun: Receiver<()>,
+        shared: Arc<Mutex<Recorder>>,
+        completions: Receiver<Completion>,
+        _poll: mio::Poll,
+    }
+
+    fn start(refusals: usize) -> Fixture {
+        let (poll, outbox, completions) = outbox();
         let shared = Arc::new(Mutex::new(Recorder { refusals, ..Recorder::default() }));
-        let (open, gate) = crossbeam_channel::bounded(0);
-        let log = TestLog { shared: Arc::clone(&shared), gate };
-        (DiskThread::start(log, outbox).unwrap(), open, shared, receiver, poll)
+        let (gate, closed) = crossbeam_channel::bounded(0);
+        let (begin, begun) = crossbeam_channel::unbounded();
+        let log = TestLog { shared: Arc::clone(&shared), begun: begin, gate: closed };
+        let disk = DiskThread::start(log, outbox).unwrap();
+        Fixture { disk, gate, begun, shared, completions, _poll: poll }
     }
 
     fn persisted_number(receiver: &Receiver<Completion>) -> u64 {
@@ -274,12 +287,9 @@ mod tests {
 
     #[test]
     fn steps_that_wait_are_persisted_together_and_answered_once() {
-        let (mut disk, open, shared, receiver, _poll) = start(0);
+        let Fixture { mut disk, gate, begun, shared, completions: receiver, _poll } = start(0);
         disk.submit(step(1));
-        // The first call has taken step 1 alone once the queue is empty.
-        while !disk.jobs.is_empty() {
-            std::thread::yield_now();
-        }
+        begun.recv_timeout(DEADLINE).unwrap();
         for number in 2..=4 {
             disk.submit(step(number));
         }
@@ -291,7 +301,7 @@ mod tests {
         };
         disk.submit(DiskJob::SnapshotTaken(metadata));
         disk.submit(step(5));
-        drop(open);
+        drop(gate);
         assert_eq!(persisted_number(&receiver), 1);
         assert_eq!(persisted_number(&receiver), 4);
         assert!(matches!(
@@ -307,13 +317,14 @@ mod tests {
 
     #[test]
     fn full_channel_keeps_the_order_and_the_rest_is_written_at_the_end() {
-        let (mut disk, open, shared, receiver, _poll) = start(0);
-        let count = u64::try_from(MAX_QUEUED).unwrap() + 100;
+        let Fixture { mut disk, gate, shared, completions: receiver, _poll, .. } = start(0);
+        // The thread takes at most one job and a full channel at a time.
+        let count = 3 * u64::try_from(MAX_QUEUED).unwrap();
         for number in 1..=count {
             disk.submit(step(number));
         }
         assert!(disk.is_full());
-        drop(open);
+        drop(gate);
         drop(receiver);
         disk.join();
         let written: Vec<u64> = shared.lock().unwrap().calls.concat();
@@ -322,8 +333,8 @@ mod tests {
 
     #[test]
     fn full_disk_is_retried_and_a_stop_ends_the_wait() {
-        let (mut disk, open, shared, receiver, _poll) = start(1);
-        drop(open);
+        let Fixture { mut disk, gate, shared, completions: receiver, _poll, .. } = start(1);
+        drop(gate);
         disk.submit(step(1));
         assert_eq!(persisted_number(&receiver), 1);
         shared.lock().unwrap().refusals = usize::MAX;

@@ -14,10 +14,16 @@ fn insert(client: &mut Client, numbers: std::ops::Range<i64>) {
     }
 }
 
+/// A connection to a leader that has opened the database. One that is about to step down has not.
 fn open_leader(nodes: &[TestNode]) -> Client {
-    let mut client = leader_of(nodes);
-    client.open("test").unwrap();
-    client
+    let mut opened = None;
+    eventually("a leader", || {
+        let mut client = leader_of(nodes);
+        let is_open = client.open("test").is_ok();
+        opened = Some(client);
+        is_open
+    });
+    opened.unwrap()
 }
 
 #[test]
