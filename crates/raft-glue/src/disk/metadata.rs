@@ -103,7 +103,10 @@ pub(crate) fn examine<D: Disk>(disk: &D) -> Result<Examined, DiskError> {
         }
     }
     // A file system may make the size of a new file durable before its content. Later writes go over older content.
-    if matches!(records[..], [] | [Record { version: 1, .. }]) && examined.damaged.is_empty() && zero.len() == 1 {
+    if matches!(records[..], [] | [Record { version: 1, .. }])
+        && examined.damaged.is_empty()
+        && zero.len() == 1
+    {
         examined.short.extend(zero.into_iter().map(|(name, _)| name));
     } else {
         examined.damaged.extend(zero);

@@ -41,7 +41,8 @@ pub(crate) fn remove_old_segments<D: Disk>(
     snapshot_index: u64,
     trailing: u64,
 ) -> Result<(), DiskError> {
-    let Some(oldest_kept) = snapshot_index.checked_sub(trailing).filter(|index| *index > 0).map(|index| index + 1)
+    let Some(oldest_kept) =
+        snapshot_index.checked_sub(trailing).filter(|index| *index > 0).map(|index| index + 1)
     else {
         return Ok(());
     };
