@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
-use raft_glue::Persist;
 use raft_glue::disk::{DiskError, LogStore, OsDisk};
+use raft_glue::{LogIndex, Persist};
 
 use crate::core::{DiskDone, DiskJob};
 use crate::wake::{Completion, Outbox, panic_text};
@@ -27,6 +27,8 @@ pub(crate) trait Log: Send + 'static {
     fn persist(&mut self, steps: &[Persist]) -> Result<(), DiskError>;
     /// Answers every other job.
     fn run(&mut self, job: DiskJob) -> DiskDone;
+    /// See [`LogStore::committed`].
+    fn committed(&mut self, index: LogIndex) -> Result<(), DiskError>;
     /// See [`LogStore::close`].
     fn close(self) -> Result<(), DiskError>;
 }
@@ -51,9 +53,22 @@ impl Log for LogStore<OsDisk> {
         }
     }
 
+    fn committed(&mut self, index: LogIndex) -> Result<(), DiskError> {
+        Self::committed(self, index)
+    }
+
     fn close(self) -> Result<(), DiskError> {
         Self::close(self)
     }
+}
+
+/// What goes through the channel.
+#[derive(Debug)]
+enum Job {
+    /// For the core, which hears of the result.
+    Answered(DiskJob),
+    /// What an earlier damage may have cost is made up for up to this index.
+    Committed(LogIndex),
 }
 
 fn persisted(result: Result<(), DiskError>, number: u64) -> DiskDone {
@@ -63,9 +78,9 @@ fn persisted(result: Result<(), DiskError>, number: u64) -> DiskDone {
 /// The loop's end.
 #[derive(Debug)]
 pub(crate) struct DiskThread {
-    jobs: Sender<DiskJob>,
+    jobs: Sender<Job>,
     /// What the channel had no room for, in order.
-    overflow: VecDeque<DiskJob>,
+    overflow: VecDeque<Job>,
     /// Dropped to end the wait for space.
     stopping: Sender<()>,
     thread: JoinHandle<()>,
@@ -84,7 +99,13 @@ impl DiskThread {
 
     /// Queues a job; never waits.
     pub(crate) fn submit(&mut self, job: DiskJob) {
-        self.overflow.push_back(job);
+        self.overflow.push_back(Job::Answered(job));
+        self.retry();
+    }
+
+    /// Tells the log how far it is committed, see [`LogStore::committed`].
+    pub(crate) fn submit_committed(&mut self, index: LogIndex) {
+        self.overflow.push_back(Job::Committed(index));
         self.retry();
     }
 
@@ -125,7 +146,7 @@ impl DiskThread {
     }
 }
 
-fn main(mut log: impl Log, queue: &Receiver<DiskJob>, stopped: &Receiver<()>, outbox: &Outbox) {
+fn main(mut log: impl Log, queue: &Receiver<Job>, stopped: &Receiver<()>, outbox: &Outbox) {
     let work = AssertUnwindSafe(|| {
         while let Ok(first) = queue.recv() {
             run_batch(&mut log, first, queue, stopped, outbox);
@@ -140,21 +161,22 @@ fn main(mut log: impl Log, queue: &Receiver<DiskJob>, stopped: &Receiver<()>, ou
 }
 
 /// Runs a job and all that wait behind it: runs of steps to persist together, other jobs in their place.
-fn run_batch(
-    log: &mut impl Log,
-    first: DiskJob,
-    queue: &Receiver<DiskJob>,
-    stopped: &Receiver<()>,
-    outbox: &Outbox,
-) {
+fn run_batch(log: &mut impl Log, first: Job, queue: &Receiver<Job>, stopped: &Receiver<()>, outbox: &Outbox) {
     let mut steps = Vec::new();
-    let waiting: Vec<DiskJob> = queue.try_iter().take(MAX_QUEUED).collect();
+    let waiting: Vec<Job> = queue.try_iter().take(MAX_QUEUED).collect();
     for job in std::iter::once(first).chain(waiting) {
         match job {
-            DiskJob::Persist(step) => steps.push(step),
-            other => {
+            Job::Answered(DiskJob::Persist(step)) => steps.push(step),
+            Job::Answered(other) => {
                 persist_all(log, &mut steps, stopped, outbox);
                 outbox.send(Completion::Disk(log.run(other)));
+            }
+            Job::Committed(index) => {
+                persist_all(log, &mut steps, stopped, outbox);
+                // If this fails the log accepts nothing more, and says so with the next step.
+                if let Err(error) = log.committed(index) {
+                    tracing::error!(%error, "the log cannot note that its damage is made up for");
+                }
             }
         }
     }
@@ -202,7 +224,7 @@ fn persist_with_patience(
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use raft_glue::{Configuration, LogIndex, SnapshotMetadata, Term};
+    use raft_glue::{Configuration, SnapshotMetadata, Term};
 
     use super::*;
     use crate::wake::tests::outbox;
@@ -246,6 +268,11 @@ mod tests {
                 }
                 other => panic!("{other:?}"),
             }
+        }
+
+        fn committed(&mut self, index: LogIndex) -> Result<(), DiskError> {
+            self.shared.lock().unwrap().calls.push(vec![1000 + index.0]);
+            Ok(())
         }
 
         fn close(self) -> Result<(), DiskError> {
@@ -301,6 +328,8 @@ mod tests {
         };
         disk.submit(DiskJob::SnapshotTaken(metadata));
         disk.submit(step(5));
+        disk.submit_committed(LogIndex(5));
+        disk.submit(step(6));
         drop(gate);
         assert_eq!(persisted_number(&receiver), 1);
         assert_eq!(persisted_number(&receiver), 4);
@@ -309,9 +338,10 @@ mod tests {
             Ok(Completion::Disk(DiskDone::SnapshotTaken(_, Ok(()))))
         ));
         assert_eq!(persisted_number(&receiver), 5);
+        assert_eq!(persisted_number(&receiver), 6);
         disk.join();
         let shared = shared.lock().unwrap();
-        assert_eq!(shared.calls, [vec![1], vec![2, 3, 4], vec![], vec![5]]);
+        assert_eq!(shared.calls, [vec![1], vec![2, 3, 4], vec![], vec![5], vec![1005], vec![6]]);
         assert!(shared.closed);
     }
 
