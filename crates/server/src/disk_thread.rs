@@ -40,7 +40,10 @@ impl Log for LogStore<OsDisk> {
 
     fn run(&mut self, job: DiskJob) -> DiskDone {
         match job {
-            DiskJob::Persist(step) => persisted(Self::persist(self, &[step.clone()]), step.number),
+            DiskJob::Persist(step) => {
+                let result = Self::persist(self, std::slice::from_ref(&step));
+                persisted(result, step.number)
+            }
             DiskJob::SnapshotTaken(metadata) => {
                 let result = self.snapshot_taken(&metadata).map_err(|error| error.to_string());
                 DiskDone::SnapshotTaken(metadata, result)

@@ -161,6 +161,10 @@ impl Transport {
         let decoder = RpcDecoder::new(RpcLimits::default());
         self.inbound.insert(token, Inbound { socket, id, address, decoder, input, readable: true });
         self.to_read.insert(token);
+        // Who can reach us can probably be reached.
+        if let Some(Peer { link: Link::Retry { at_ms }, .. }) = self.peers.get_mut(&id) {
+            *at_ms = 0;
+        }
     }
 
     /// Notes what the poll said, if the token is one of ours.
@@ -631,6 +635,20 @@ mod tests {
         fixture.finish_attempt(now_ms + 1000);
         fixture.flush();
         assert_eq!(receive(&mut peer, 3), [message(2), message(3), message(4)]);
+    }
+
+    #[test]
+    fn peer_that_connects_is_not_waited_for() {
+        let mut fixture = Fixture::new();
+        fixture.send(message(1), 0);
+        fixture.finish_attempt(5);
+        assert_eq!(fixture.transport.next_deadline_ms(), Some(105));
+        let (socket, _peer) = crate::socket::tests::pair();
+        fixture.transport.adopt(9, PEER, "b".to_owned(), socket, BytesMut::new());
+        assert!(fixture.transport.next_deadline_ms() < Some(5));
+        fixture.transport.handle_time(5);
+        fixture.finish_attempt(5);
+        assert_eq!(fixture.attempts(), 2);
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! Nodes in this process, on abstract sockets, and what tests ask of them.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::path::PathBuf;
