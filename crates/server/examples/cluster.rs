@@ -180,14 +180,8 @@ fn write_rows(leader: &mut Client, phase: &str) -> Outcome {
 
 fn check_row(leader: &mut Client, phase: &str, id: i64) -> Outcome {
     let rows = leader.query_sql(SELECT, &[Value::Integer(id)])?.rows;
-    // A DATETIME is answered in the form SQLite's drivers expect, without the T and with an offset.
-    let matches = |row_found: &Vec<Value>, expected: Vec<Value>| {
-        row_found.iter().zip(&expected).all(|(found, expected)| {
-            found == expected || matches!((found, expected), (Value::Iso8601(_), Value::Iso8601(_)))
-        })
-    };
     match &rows[..] {
-        [found] if matches(found, row(phase, id)) => Ok(()),
+        [found] if *found == row(phase, id) => Ok(()),
         other => Err(format!("row {id} came back as {other:?}").into()),
     }
 }
