@@ -187,11 +187,13 @@ impl Replica {
         self.step(message);
     }
 
-    /// Entries that are not durable are no obstacle: the answer waits for them.
+    /// Entries that are not durable are no obstacle: the answer waits for them. Nor is it one that we have no vote as far
+    /// as we know: the candidate may know of our promotion before we do, and not be elected without us. (C nodes refuse,
+    /// and then stay without a leader.)
     fn grants_votes(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         let caught_up = self.config.no_vote_until.is_none_or(|index| log.committed >= index.0);
-        caught_up && self.installing.is_none() && self.has_vote()
+        caught_up && self.installing.is_none()
     }
 
     /// raft-rs would refuse a second pre-vote in a term, and C candidates never learn of a higher term by a refusal:
@@ -299,7 +301,6 @@ impl Replica {
             && (raft.term..MAX_NUMBER).contains(&timeout.term.0)
             && same_log
             && self.may_vote()
-            && self.has_vote()
         {
             self.step(self.message(from, MessageType::MsgTimeoutNow, timeout.term));
         }
