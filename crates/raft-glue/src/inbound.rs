@@ -136,6 +136,7 @@ impl Replica {
     }
 
     fn rejection_received(&mut self, from: NodeId, result: &AppendEntriesResult) {
+        let last = self.raw.raft.raft_log.last_index();
         let Some(progress) = self.raw.raft.mut_prs().get_mut(from.0) else { return };
         progress.recent_active = true;
         let rejected = result.rejected.0;
@@ -144,6 +145,12 @@ impl Replica {
             if rejected == progress.pending_snapshot {
                 self.snapshot_failed(from);
             }
+        } else if progress.state == ProgressState::Probe && progress.next_idx == 1 && result.last_log_index.0 > 0 {
+            // It said that it was empty, and was only about to install a snapshot. Entries from the very beginning
+            // would make a C node abort now.
+            progress.next_idx = result.last_log_index.0.min(rejected - 1).min(last) + 1;
+            progress.resume();
+            self.raw.raft.send_append(from.0);
         } else if rejected > matched {
             let mut message = self.message(from, MessageType::MsgAppendResponse, result.term);
             message.reject = true;
