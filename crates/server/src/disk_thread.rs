@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
-use raft_glue::Persist;
 use raft_glue::disk::{DiskError, LogStore, OsDisk};
+use raft_glue::{LogIndex, Persist};
 
 use crate::core::{DiskDone, DiskJob};
 use crate::wake::{Completion, Outbox, panic_text};
@@ -27,6 +27,8 @@ pub(crate) trait Log: Send + 'static {
     fn persist(&mut self, steps: &[Persist]) -> Result<(), DiskError>;
     /// Answers every other job.
     fn run(&mut self, job: DiskJob) -> DiskDone;
+    /// See [`LogStore::committed`].
+    fn committed(&mut self, index: LogIndex) -> Result<(), DiskError>;
     /// See [`LogStore::close`].
     fn close(self) -> Result<(), DiskError>;
 }
@@ -51,9 +53,22 @@ impl Log for LogStore<OsDisk> {
         }
     }
 
+    fn committed(&mut self, index: LogIndex) -> Result<(), DiskError> {
+        Self::committed(self, index)
+    }
+
     fn close(self) -> Result<(), DiskError> {
         Self::close(self)
     }
+}
+
+/// What goes through the channel.
+#[derive(Debug)]
+enum Job {
+    /// For the core, which hears of the result.
+    Answered(DiskJob),
+    /// What an earlier damage may have cost is made up for up to this index.
+    Committed(LogIndex),
 }
 
 fn persisted(result: Result<(), DiskError>, number: u64) -> DiskDone {
@@ -63,9 +78,9 @@ fn persisted(result: Result<(), DiskError>, number: u64) -> DiskDone {
 /// The loop's end.
 #[derive(Debug)]
 pub(crate) struct DiskThread {
-    jobs: Sender<DiskJob>,
+    jobs: Sender<Job>,
     /// What the channel had no room for, in order.
-    overflow: VecDeque<DiskJob>,
+    overflow: VecDeque<Job>,
     /// Dropped to end the wait for space.
     stopping: Sender<()>,
     thread: JoinHandle<()>,
@@ -84,7 +99,13 @@ impl DiskThread {
 
     /// Queues a job; never waits.
     pub(crate) fn submit(&mut self, job: DiskJob) {
-        self.overflow.push_back(job);
+        self.overflow.push_back(Job::Answered(job));
+        self.retry();
+    }
+
+    /// Tells the log how far it is committed, see [`LogStore::committed`].
+    pub(crate) fn submit_committed(&mut self, index: LogIndex) {
+        self.overflow.push_back(Job::Committed(index));
         self.retry();
     }
 
@@ -125,7 +146,7 @@ impl DiskThread {
     }
 }
 
-fn main(mut log: impl Log, queue: &Receiver<DiskJob>, stopped: &Receiver<()>, outbox: &Outbox) {
+fn main(mut log: impl Log, queue: &Receiver<Job>, stopped: &Receiver<()>, outbox: &Outbox) {
     let work = AssertUnwindSafe(|| {
         while let Ok(first) = queue.recv() {
             run_batch(&mut log, first, queue, stopped, outbox);
@@ -140,21 +161,22 @@ fn main(mut log: impl Log, queue: &Receiver<DiskJob>, stopped: &Receiver<()>, ou
 }
 
 /// Runs a job and all that wait behind it: runs of steps to persist together, other jobs in their place.
-fn run_batch(
-    log: &mut impl Log,
-    first: DiskJob,
-    queue: &Receiver<DiskJob>,
-    stopped: &Receiver<()>,
-    outbox: &Outbox,
-) {
+fn run_batch(log: &mut impl Log, first: Job, queue: &Receiver<Job>, stopped: &Receiver<()>, outbox: &Outbox) {
     let mut steps = Vec::new();
-    let waiting: Vec<DiskJob> = queue.try_iter().take(MAX_QUEUED).collect();
+    let waiting: Vec<Job> = queue.try_iter().take(MAX_QUEUED).collect();
     for job in std::iter::once(first).chain(waiting) {
         match job {
-            DiskJob::Persist(step) => steps.push(step),
-            other => {
+            Job::Answered(DiskJob::Persist(step)) => steps.push(step),
+            Job::Answered(other) => {
                 persist_all(log, &mut steps, stopped, outbox);
                 outbox.send(Completion::Disk(log.run(other)));
+            }
+            Job::Committed(index) => {
+                persist_all(log, &mut steps, stopped, outbox);
+                // If this fails the log accepts nothing more, and says so with the next step.
+                if let Err(error) = log.committed(index) {
+                    tracing::error!(%error, "the log cannot note that its damage is made up for");
+                }
             }
         }
     }
@@ -202,7 +224,7 @@ fn persist_with_patience(
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use raft_glue::{Configuration, LogIndex, SnapshotMetadata, Term};
+    use raft_glue::{Configuration, SnapshotMetadata, Term};
 
     use super::*;
     use crate::wake::tests::outbox;
@@ -219,12 +241,15 @@ mod tests {
 
     struct TestLog {
         shared: Arc<Mutex<Recorder>>,
-        /// Each call waits for a message, or for the end of the channel.
+        /// Each call says that it has begun,
+        begun: Sender<()>,
+        /// and waits for the end of this channel.
         gate: Receiver<()>,
     }
 
     impl Log for TestLog {
         fn persist(&mut self, steps: &[Persist]) -> Result<(), DiskError> {
+            let _ = self.begun.send(());
             let _ = self.gate.recv();
             let mut shared = self.shared.lock().unwrap();
             if shared.refusals > 0 {
@@ -245,6 +270,11 @@ mod tests {
             }
         }
 
+        fn committed(&mut self, index: LogIndex) -> Result<(), DiskError> {
+            self.shared.lock().unwrap().calls.push(vec![1000 + index.0]);
+            Ok(())
+        }
+
         fn close(self) -> Result<(), DiskError> {
             self.shared.lock().unwrap().closed = true;
             Ok(())
@@ -255,14 +285,24 @@ mod tests {
         DiskJob::Persist(Persist { number, ..Persist::default() })
     }
 
-    fn start(
-        refusals: usize,
-    ) -> (DiskThread, Sender<()>, Arc<Mutex<Recorder>>, Receiver<Completion>, mio::Poll) {
-        let (poll, outbox, receiver) = outbox();
+    struct Fixture {
+        disk: DiskThread,
+        /// Dropped to let persists go on.
+        gate: Sender<()>,
+        begun: Receiver<()>,
+        shared: Arc<Mutex<Recorder>>,
+        completions: Receiver<Completion>,
+        _poll: mio::Poll,
+    }
+
+    fn start(refusals: usize) -> Fixture {
+        let (poll, outbox, completions) = outbox();
         let shared = Arc::new(Mutex::new(Recorder { refusals, ..Recorder::default() }));
-        let (open, gate) = crossbeam_channel::bounded(0);
-        let log = TestLog { shared: Arc::clone(&shared), gate };
-        (DiskThread::start(log, outbox).unwrap(), open, shared, receiver, poll)
+        let (gate, closed) = crossbeam_channel::bounded(0);
+        let (begin, begun) = crossbeam_channel::unbounded();
+        let log = TestLog { shared: Arc::clone(&shared), begun: begin, gate: closed };
+        let disk = DiskThread::start(log, outbox).unwrap();
+        Fixture { disk, gate, begun, shared, completions, _poll: poll }
     }
 
     fn persisted_number(receiver: &Receiver<Completion>) -> u64 {
@@ -274,12 +314,9 @@ mod tests {
 
     #[test]
     fn steps_that_wait_are_persisted_together_and_answered_once() {
-        let (mut disk, open, shared, receiver, _poll) = start(0);
+        let Fixture { mut disk, gate, begun, shared, completions: receiver, _poll } = start(0);
         disk.submit(step(1));
-        // The first call has taken step 1 alone once the queue is empty.
-        while !disk.jobs.is_empty() {
-            std::thread::yield_now();
-        }
+        begun.recv_timeout(DEADLINE).unwrap();
         for number in 2..=4 {
             disk.submit(step(number));
         }
@@ -291,7 +328,9 @@ mod tests {
         };
         disk.submit(DiskJob::SnapshotTaken(metadata));
         disk.submit(step(5));
-        drop(open);
+        disk.submit_committed(LogIndex(5));
+        disk.submit(step(6));
+        drop(gate);
         assert_eq!(persisted_number(&receiver), 1);
         assert_eq!(persisted_number(&receiver), 4);
         assert!(matches!(
@@ -299,21 +338,23 @@ mod tests {
             Ok(Completion::Disk(DiskDone::SnapshotTaken(_, Ok(()))))
         ));
         assert_eq!(persisted_number(&receiver), 5);
+        assert_eq!(persisted_number(&receiver), 6);
         disk.join();
         let shared = shared.lock().unwrap();
-        assert_eq!(shared.calls, [vec![1], vec![2, 3, 4], vec![], vec![5]]);
+        assert_eq!(shared.calls, [vec![1], vec![2, 3, 4], vec![], vec![5], vec![1005], vec![6]]);
         assert!(shared.closed);
     }
 
     #[test]
     fn full_channel_keeps_the_order_and_the_rest_is_written_at_the_end() {
-        let (mut disk, open, shared, receiver, _poll) = start(0);
-        let count = u64::try_from(MAX_QUEUED).unwrap() + 100;
+        let Fixture { mut disk, gate, shared, completions: receiver, _poll, .. } = start(0);
+        // The thread takes at most one job and a full channel at a time.
+        let count = 3 * u64::try_from(MAX_QUEUED).unwrap();
         for number in 1..=count {
             disk.submit(step(number));
         }
         assert!(disk.is_full());
-        drop(open);
+        drop(gate);
         drop(receiver);
         disk.join();
         let written: Vec<u64> = shared.lock().unwrap().calls.concat();
@@ -322,8 +363,8 @@ mod tests {
 
     #[test]
     fn full_disk_is_retried_and_a_stop_ends_the_wait() {
-        let (mut disk, open, shared, receiver, _poll) = start(1);
-        drop(open);
+        let Fixture { mut disk, gate, shared, completions: receiver, _poll, .. } = start(1);
+        drop(gate);
         disk.submit(step(1));
         assert_eq!(persisted_number(&receiver), 1);
         shared.lock().unwrap().refusals = usize::MAX;

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
+use raft_glue::LogIndex;
 use vfs::Vfs;
 
 use crate::connection::{Connection, FromClient, ReadEnd};
@@ -93,6 +94,8 @@ pub(crate) struct Parts {
     pub(crate) executor: Executor<SqlJob>,
     pub(crate) disk: DiskThread,
     pub(crate) snapshots: SnapshotThread,
+    /// The log is damaged: it must hear when everything up to this index is committed.
+    pub(crate) made_up_at: Option<LogIndex>,
     /// Hears once whether the node came up.
     pub(crate) started: Sender<Result<(), String>>,
 }
@@ -160,6 +163,7 @@ impl EventLoop {
             self.collect(&events, now_ms);
             self.feed(now_ms);
             self.perform(now_ms);
+            self.report_made_up();
             self.flush(now_ms);
             self.report_start();
         }
@@ -374,6 +378,15 @@ impl EventLoop {
                 // The core has logged it and refuses everything by itself.
                 Output::Failed(_) => {}
             }
+        }
+    }
+
+    /// The steps that wrote those entries are in the disk thread's queue by now, so this one comes behind them.
+    fn report_made_up(&mut self) {
+        let commit_index = self.parts.core.replica().commit_index();
+        if self.parts.made_up_at.is_some_and(|index| commit_index >= index) {
+            self.parts.made_up_at = None;
+            self.parts.disk.submit_committed(commit_index);
         }
     }
 

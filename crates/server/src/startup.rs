@@ -124,6 +124,7 @@ impl Plan<'_> {
         let LoadedNode { log, loaded, sqlite, vfs } = node;
         let origin = Instant::now();
         let config = self.replica_config(&loaded);
+        let made_up_at = loaded.no_vote_until;
         // An acknowledgement may be as old as a heartbeat when it counts, and nobody else is elected before a whole
         // election timeout has passed since it was given.
         let lease_ms = config.election_timeout_ms - config.heartbeat_timeout_ms;
@@ -167,6 +168,7 @@ impl Plan<'_> {
             executor,
             disk,
             snapshots,
+            made_up_at,
             started,
         };
         Ok((EventLoop::new(parts), outbox))
