@@ -109,7 +109,7 @@ func (c *cluster) leader() (*client.Client, int) {
 		for _, some := range c.apps {
 			ctx, cancel := context.WithTimeout(c.ctx, 5*time.Second)
 			defer cancel()
-			cli, err := some.FindLeader(ctx)
+			cli, err := some.Leader(ctx)
 			if err != nil {
 				return err
 			}
