@@ -126,10 +126,10 @@ impl PageTable {
         }
         let chunks = Arc::make_mut(&mut self.chunks);
         chunks.truncate(kept.div_ceil(CHUNK_PAGES));
-        if let (Some(last), used @ 1..) = (chunks.last_mut(), kept % CHUNK_PAGES) {
-            if last.0[used..].iter().any(Option::is_some) {
-                Arc::make_mut(last).0[used..].fill(None);
-            }
+        if let (Some(last), used @ 1..) = (chunks.last_mut(), kept % CHUNK_PAGES)
+            && last.0[used..].iter().any(Option::is_some)
+        {
+            Arc::make_mut(last).0[used..].fill(None);
         }
     }
 }

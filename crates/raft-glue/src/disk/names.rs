@@ -19,6 +19,10 @@ pub(crate) const LOCK: &str = "dqlite-lock";
 pub(crate) const MARKER: &str = "catch-up-needed";
 /// Prefix of files not yet complete.
 pub(crate) const TEMPORARY: &str = "tmp-";
+/// Prefix of files that a repair moved aside; a number follows, and after a dash the old name.
+pub(crate) const ASIDE: &str = "corrupt-";
+/// C skips longer names, or aborts.
+pub(crate) const MAX_NAME_LEN: usize = 127;
 /// Files of the two metadata slots.
 pub(crate) const METADATA: [&str; 2] = ["metadata1", "metadata2"];
 
@@ -38,7 +42,9 @@ impl ClosedName {
 
     pub(crate) fn parse(name: &str) -> Option<Self> {
         let (first, last) = name.split_once('-')?;
-        Some(Self { first: digits(first, 16)?, last: digits(last, 16)?, name: name.to_owned() })
+        let parsed = Self { first: digits(first, 16)?, last: digits(last, 16)?, name: name.to_owned() };
+        // A range that no log can have is a foreign file.
+        (parsed.first > 0 && parsed.last >= parsed.first).then_some(parsed)
     }
 }
 
@@ -107,7 +113,7 @@ mod tests {
         assert_eq!(ClosedName::new(1, 22).name, "0000000000000001-0000000000000022");
         let unpadded = ClosedName::parse("1-1").unwrap();
         assert_eq!((unpadded.first, unpadded.last), (1, 1));
-        for bad in ["1", "1-", "-1", "1-2-3", "00000000000000001-2", "1-2.old", " 1-2", "a-b"] {
+        for bad in ["1", "1-", "-1", "1-2-3", "00000000000000001-2", "1-2.old", " 1-2", "a-b", "2-1", "0-1"] {
             assert_eq!(ClosedName::parse(bad), None, "{bad}");
         }
     }

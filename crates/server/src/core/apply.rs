@@ -91,7 +91,7 @@ impl Core {
         if self.snapshot_running || self.stopping || self.failed.is_some() {
             return;
         }
-        let Some(metadata) = self.replica.wants_snapshot() else { return };
+        let Some(metadata) = self.replica.begin_snapshot() else { return };
         let databases: Vec<(Bytes, DatabaseSnapshot)> = self
             .vfs
             .databases()

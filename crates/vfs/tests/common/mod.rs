@@ -1,5 +1,10 @@
 //! Helpers of the integration tests.
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test program uses a part of this")]
+#![allow(clippy::unwrap_used, reason = "a failure of a helper is a failure of the test")]
+
+pub mod reference;
+pub mod rng;
+pub mod sql;
 
 use std::sync::Arc;
 
@@ -23,7 +28,7 @@ pub fn query(connection: &mut Connection, sql: &str) -> Result<Vec<String>, SqlE
                     ColumnValue::Integer(value) => value.to_string(),
                     ColumnValue::Float(value) => value.to_string(),
                     ColumnValue::Text(value) => String::from_utf8_lossy(value).into_owned(),
-                    ColumnValue::Blob(value) => format!("blob {} {:?}", value.len(), value.first()),
+                    ColumnValue::Blob(value) => blob_text(value),
                     ColumnValue::Null => "NULL".to_owned(),
                 })
                 .collect();
@@ -31,6 +36,12 @@ pub fn query(connection: &mut Connection, sql: &str) -> Result<Vec<String>, SqlE
         }
     }
     Ok(rows)
+}
+
+/// Length and a sum of a blob.
+pub fn blob_text(bytes: &[u8]) -> String {
+    let sum = bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+    format!("blob {} {sum:x}", bytes.len())
 }
 
 #[track_caller]

@@ -1,0 +1,293 @@
+//! The open segments: the one being written and those prepared ahead.
+//!
+//! Space is reserved before anything is written, so that a full disk changes nothing. A segment gets its first byte
+//! only when its predecessor is durable and closed, so that the order of open segments is the order of their entries.
+
+use std::collections::VecDeque;
+use std::io;
+
+use super::batch::{self, MAX_ENTRIES, encoded_len};
+use super::bytes_of::to_usize;
+use super::error::DiskError;
+use super::extent::Extent;
+use super::file_system::{Disk, File};
+use super::files;
+use super::names::{ClosedName, OpenName};
+use super::segment::{FORMAT, HEADER_LEN};
+use crate::Entry;
+
+/// Files larger than a segment grow in these steps.
+const GROWTH: u64 = 4096;
+
+/// A segment that got its final name.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) name: ClosedName,
+    pub(crate) extent: Extent,
+}
+
+#[derive(Debug)]
+struct Reserved<F> {
+    name: OpenName,
+    file: F,
+    /// Bytes that are allocated.
+    size: u64,
+}
+
+#[derive(Debug)]
+struct Current<F> {
+    segment: Reserved<F>,
+    extent: Extent,
+}
+
+/// Writes batches into open segments.
+#[derive(Debug)]
+pub(crate) struct Writer<D: Disk> {
+    disk: D,
+    segment_size: u64,
+    next_counter: u64,
+    current: Option<Current<D::File>>,
+    prepared: VecDeque<Reserved<D::File>>,
+}
+
+/// What goes into one segment with one write.
+struct Part<'a> {
+    /// Into a segment of its own, not into the current one.
+    fresh: bool,
+    batches: Vec<&'a [Entry]>,
+    /// Offset behind the last batch.
+    end: u64,
+}
+
+impl<D: Disk> Writer<D> {
+    /// `segment_size` is the size that open segments are created with. The directory holds none.
+    pub(crate) fn new(disk: D, segment_size: u64) -> Self {
+        Self { disk, segment_size, next_counter: 1, current: None, prepared: VecDeque::new() }
+    }
+
+    /// Where the entries of the current segment lie, if there are any.
+    pub(crate) fn extent(&self) -> Option<&Extent> {
+        self.current.as_ref().map(|current| &current.extent).filter(|extent| extent.entries > 0)
+    }
+
+    /// File and name of the current segment.
+    pub(crate) fn file(&self) -> Option<(&D::File, &str)> {
+        self.current.as_ref().map(|current| (&current.segment.file, current.segment.name.name.as_str()))
+    }
+
+    /// Writes the entries from index `first` on durably; `appends` are the units that callers handed in, each of them
+    /// a batch if it fits. Segments that became full on the way are given to `finished`.
+    ///
+    /// Fails with [`DiskError::NoSpace`] before anything is written.
+    pub(crate) fn append(
+        &mut self,
+        first: u64,
+        appends: &[Vec<Entry>],
+        finished: &mut Vec<Finished>,
+    ) -> Result<(), DiskError> {
+        let parts = self.lay_out(appends);
+        self.reserve(&parts)?;
+        let mut first = first;
+        for part in &parts {
+            if part.fresh {
+                finished.extend(self.finish()?);
+                let segment = self.prepared.pop_front().expect("a segment was reserved for every part");
+                self.current = Some(Current { segment, extent: Extent::empty(first) });
+            }
+            self.write(part)?;
+            first = self.extent().expect("the part has entries").next();
+        }
+        Ok(())
+    }
+
+    fn lay_out<'a>(&self, appends: &'a [Vec<Entry>]) -> Vec<Part<'a>> {
+        let mut parts = Vec::new();
+        let mut part = match &self.current {
+            Some(current) => Part { fresh: false, batches: Vec::new(), end: current.extent.end },
+            None => Part { fresh: true, batches: Vec::new(), end: HEADER_LEN as u64 },
+        };
+        for append in appends {
+            let mut rest = append.as_slice();
+            while !rest.is_empty() {
+                let room = self.segment_size.saturating_sub(part.end);
+                let mut count = fitting(rest, room);
+                if count == 0 {
+                    if part.end > HEADER_LEN as u64 {
+                        let next = Part { fresh: true, batches: Vec::new(), end: HEADER_LEN as u64 };
+                        parts.push(std::mem::replace(&mut part, next));
+                        continue;
+                    }
+                    // Larger than a whole segment: alone in one, which grows.
+                    count = 1;
+                }
+                let (batch, others) = rest.split_at(count);
+                part.end += batch_len(batch) as u64;
+                part.batches.push(batch);
+                rest = others;
+            }
+        }
+        parts.push(part);
+        parts.retain(|part| !part.batches.is_empty());
+        parts
+    }
+
+    /// Allocates everything the parts need.
+    fn reserve(&mut self, parts: &[Part<'_>]) -> Result<(), DiskError> {
+        let mut fresh = 0;
+        for part in parts {
+            let needed = part.end.max(self.segment_size);
+            if !part.fresh {
+                let current = self.current.as_mut().expect("only a current segment is continued");
+                // A failed write may have cut the file.
+                grow(&mut current.segment, part.end)?;
+                continue;
+            }
+            if self.prepared.len() == fresh {
+                self.prepare(needed)?;
+            }
+            grow(&mut self.prepared[fresh], needed)?;
+            fresh += 1;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the next segment exists, if the current one is more than half full. A failure costs nothing now.
+    pub(crate) fn prepare_ahead(&mut self) {
+        let half_full =
+            self.current.as_ref().is_some_and(|current| current.extent.end > self.segment_size / 2);
+        if half_full
+            && self.prepared.is_empty()
+            && let Err(error) = self.prepare(self.segment_size)
+        {
+            tracing::debug!("prepare a segment ahead: {error}");
+        }
+    }
+
+    fn prepare(&mut self, size: u64) -> Result<(), DiskError> {
+        let name = OpenName::new(self.next_counter);
+        let what = format!("create segment {}", name.name);
+        let file = match self.disk.create(&name.name) {
+            Ok(file) => file,
+            Err(error) => return Err(no_space(error, &what, "open", &name.name, size)),
+        };
+        let mut segment = Reserved { name, file, size: 0 };
+        let result = grow(&mut segment, size).and_then(|()| files::sync_directory(&self.disk, &what));
+        if let Err(error) = result {
+            // Leaves nothing behind, if it can: the space is needed.
+            let _ = self.disk.unlink(&segment.name.name);
+            return Err(error);
+        }
+        self.next_counter += 1;
+        self.prepared.push_back(segment);
+        Ok(())
+    }
+
+    fn write(&mut self, part: &Part<'_>) -> Result<(), DiskError> {
+        let current = self.current.as_mut().expect("a part has a segment");
+        let mut extent = current.extent.clone();
+        let is_first = extent.entries == 0;
+        let offset = if is_first { 0 } else { extent.end };
+        let mut buffer = Vec::with_capacity(to_usize(part.end - offset));
+        if is_first {
+            buffer.extend_from_slice(&FORMAT.to_le_bytes());
+        }
+        for entries in &part.batches {
+            let before = buffer.len();
+            batch::encode(entries, &mut buffer);
+            extent.push(entries.len(), buffer.len() - before);
+        }
+        let segment = &mut current.segment;
+        let what = format!("write to {}", segment.name.name);
+        if let Err(error) = segment.file.write_at(&buffer, offset) {
+            if error.kind() != io::ErrorKind::StorageFull {
+                return Err(DiskError::io(what, "write")(error));
+            }
+            // A file system that cannot really reserve. What was written of this must not be found behind a shorter
+            // write that comes later.
+            segment.file.truncate(offset).map_err(DiskError::io(&what, "truncate"))?;
+            segment.size = offset;
+            return Err(DiskError::NoSpace { name: segment.name.name.clone(), bytes: buffer.len() as u64 });
+        }
+        segment.file.sync().map_err(DiskError::io(what, "fsync"))?;
+        current.extent = extent;
+        Ok(())
+    }
+
+    /// Gives the current segment its final name, durably, or removes it if it is empty.
+    pub(crate) fn finish(&mut self) -> Result<Option<Finished>, DiskError> {
+        let Some(current) = self.current.take() else { return Ok(None) };
+        let open = current.segment.name.name;
+        let what = format!("close segment {open}");
+        if current.extent.entries == 0 {
+            self.disk.unlink(&open).map_err(DiskError::io(&what, "unlink"))?;
+            files::sync_directory(&self.disk, &what)?;
+            return Ok(None);
+        }
+        let name = ClosedName::new(current.extent.first, current.extent.next() - 1);
+        close_file(&self.disk, &current.segment.file, current.extent.end, &open, &name, &what)?;
+        Ok(Some(Finished { name, extent: current.extent }))
+    }
+
+    /// Removes the prepared segments.
+    pub(crate) fn remove_prepared(&mut self) -> Result<(), DiskError> {
+        let what = "remove prepared segments";
+        let any = !self.prepared.is_empty();
+        for segment in self.prepared.drain(..) {
+            files::remove_if_exists(&self.disk, &segment.name.name, what)?;
+        }
+        if any { files::sync_directory(&self.disk, what) } else { Ok(()) }
+    }
+}
+
+/// Cuts an open segment to its content and gives it its final name, durably.
+pub(crate) fn close_file<D: Disk>(
+    disk: &D,
+    file: &D::File,
+    len: u64,
+    open: &str,
+    closed: &ClosedName,
+    what: &str,
+) -> Result<(), DiskError> {
+    file.truncate(len).map_err(DiskError::io(what, "truncate"))?;
+    // Before the rename: a closed segment with anything behind its last batch is damaged to every reader.
+    file.sync().map_err(DiskError::io(what, "fsync"))?;
+    disk.rename(open, &closed.name).map_err(DiskError::io(what, "rename"))?;
+    files::sync_directory(disk, what)
+}
+
+fn grow<F: File>(segment: &mut Reserved<F>, needed: u64) -> Result<(), DiskError> {
+    if segment.size >= needed {
+        return Ok(());
+    }
+    let size = needed.next_multiple_of(GROWTH);
+    let name = &segment.name.name;
+    let what = format!("create segment {name}");
+    segment.file.allocate(size).map_err(|error| no_space(error, &what, "posix_allocate", name, size))?;
+    segment.file.sync().map_err(DiskError::io(&what, "fsync"))?;
+    segment.size = size;
+    Ok(())
+}
+
+fn no_space(error: io::Error, what: &str, operation: &'static str, name: &str, bytes: u64) -> DiskError {
+    if error.kind() == io::ErrorKind::StorageFull {
+        DiskError::NoSpace { name: name.to_owned(), bytes }
+    } else {
+        DiskError::io(what, operation)(error)
+    }
+}
+
+fn batch_len(entries: &[Entry]) -> usize {
+    encoded_len(entries.len(), entries.iter().map(|entry| entry.data.len()).sum())
+}
+
+/// How many of the entries fit into `room` bytes as one batch.
+fn fitting(entries: &[Entry], room: u64) -> usize {
+    let mut data_len = 0;
+    for (count, entry) in entries.iter().enumerate() {
+        data_len += entry.data.len();
+        if count == MAX_ENTRIES || encoded_len(count + 1, data_len) as u64 > room {
+            return count;
+        }
+    }
+    entries.len()
+}
