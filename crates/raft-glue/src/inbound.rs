@@ -136,6 +136,7 @@ impl Replica {
     }
 
     fn rejection_received(&mut self, from: NodeId, result: &AppendEntriesResult) {
+        let last = self.raw.raft.raft_log.last_index();
         let Some(progress) = self.raw.raft.mut_prs().get_mut(from.0) else { return };
         progress.recent_active = true;
         let rejected = result.rejected.0;
@@ -144,6 +145,12 @@ impl Replica {
             if rejected == progress.pending_snapshot {
                 self.snapshot_failed(from);
             }
+        } else if progress.state == ProgressState::Probe && progress.next_idx == 1 && result.last_log_index.0 > 0 {
+            // It said that it was empty, and was only about to install a snapshot. Entries from the very beginning
+            // would make a C node abort now.
+            progress.next_idx = result.last_log_index.0.min(rejected - 1).min(last) + 1;
+            progress.resume();
+            self.raw.raft.send_append(from.0);
         } else if rejected > matched {
             let mut message = self.message(from, MessageType::MsgAppendResponse, result.term);
             message.reject = true;
@@ -187,11 +194,13 @@ impl Replica {
         self.step(message);
     }
 
-    /// Entries that are not durable are no obstacle: the answer waits for them.
+    /// Entries that are not durable are no obstacle: the answer waits for them. Nor is it one that we have no vote as far
+    /// as we know: the candidate may know of our promotion before we do, and not be elected without us. (C nodes refuse,
+    /// and then stay without a leader.)
     fn grants_votes(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         let caught_up = self.config.no_vote_until.is_none_or(|index| log.committed >= index.0);
-        caught_up && self.installing.is_none() && self.has_vote()
+        caught_up && self.installing.is_none()
     }
 
     /// raft-rs would refuse a second pre-vote in a term, and C candidates never learn of a higher term by a refusal:
@@ -299,7 +308,6 @@ impl Replica {
             && (raft.term..MAX_NUMBER).contains(&timeout.term.0)
             && same_log
             && self.may_vote()
-            && self.has_vote()
         {
             self.step(self.message(from, MessageType::MsgTimeoutNow, timeout.term));
         }

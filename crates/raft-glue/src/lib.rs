@@ -10,7 +10,9 @@ mod inbound;
 mod logger;
 mod membership;
 mod outbound;
+mod ready;
 mod replica;
+mod settle;
 mod storage;
 mod types;
 

@@ -49,7 +49,7 @@ impl Membership {
     /// Whether the newest configuration takes our vote away, but is not known to be committed.
     ///
     /// Its entry may never get further than to us, while without us nobody can be elected in the one before: all nodes
-    /// would be up and none could ever lead. So we campaign and vote, and need a majority of both configurations.
+    /// would be up and none could ever lead. So we may campaign, and need a majority of both configurations.
     pub(crate) fn vote_is_at_stake(&self, own: NodeId, commit: LogIndex) -> bool {
         let newest = self.newest();
         let others = |previous: &Configuration| {

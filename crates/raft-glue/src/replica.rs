@@ -13,18 +13,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use bytes::Bytes;
-use raft::eraftpb::{
-    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Message, MessageType,
-};
-use raft::{GetEntriesContext, RawNode, SnapshotStatus, StateRole, Storage as _};
+use raft::eraftpb::{Message, MessageType};
+use raft::{GetEntriesContext, RawNode, SnapshotStatus, StateRole};
 use wire_protocol::{Configuration, Entry, EntryKind, LogIndex, NodeId, Term, rpc};
 
 use crate::changes::Requests;
 use crate::config::{Config, ReplicaError};
-use crate::entry::{from_raft, to_raft};
+use crate::entry::to_raft;
 use crate::error::{ChangeError, ProposeError};
 use crate::logger::logger;
-use crate::membership::{Membership, to_conf_state};
+use crate::membership::Membership;
 use crate::storage::Log;
 use crate::{Committed, HardState, InstalledSnapshot, Loaded, Persist, SnapshotMetadata};
 
@@ -117,7 +115,7 @@ pub(crate) struct Leading {
 
 /// A message that waits for something to be durable.
 #[derive(Debug)]
-enum Held {
+pub(crate) enum Held {
     /// Translated when it leaves, because it reports what is durable then.
     Raft(Message),
     Translated(NodeId, rpc::Message),
@@ -125,12 +123,12 @@ enum Held {
 
 /// A Ready of raft-rs whose predecessors, or itself, are not durable yet.
 #[derive(Debug)]
-struct Outstanding {
-    number: u64,
-    writes: bool,
-    hard_state: bool,
-    snapshot: Option<InstalledSnapshot>,
-    held: Vec<Held>,
+pub(crate) struct Outstanding {
+    pub(crate) number: u64,
+    pub(crate) writes: bool,
+    pub(crate) hard_state: bool,
+    pub(crate) snapshot: Option<InstalledSnapshot>,
+    pub(crate) held: Vec<Held>,
 }
 
 /// A member of the cluster.
@@ -146,18 +144,18 @@ pub struct Replica {
     pub(crate) installing: Option<InstalledSnapshot>,
     /// An own snapshot is being written.
     pub(crate) snapshot_running: bool,
-    outputs: VecDeque<Output>,
-    outstanding: VecDeque<Outstanding>,
+    pub(crate) outputs: VecDeque<Output>,
+    pub(crate) outstanding: VecDeque<Outstanding>,
     /// Answers made here, not by raft-rs; they wait like the messages of a Ready.
-    replies: Vec<(NodeId, rpc::Message)>,
+    pub(crate) replies: Vec<(NodeId, rpc::Message)>,
     /// Hard state given to the disk last.
-    written: HardState,
+    pub(crate) written: HardState,
     last_tick_ms: u64,
-    campaigns: u64,
-    lost_undelivered: bool,
+    pub(crate) campaigns: u64,
+    pub(crate) lost_undelivered: bool,
     snapshot_attempt: u64,
-    reads: BTreeMap<LogIndex, Vec<GetEntriesContext>>,
-    halted: bool,
+    pub(crate) reads: BTreeMap<LogIndex, Vec<GetEntriesContext>>,
+    pub(crate) halted: bool,
 }
 
 impl fmt::Debug for Replica {
@@ -422,7 +420,7 @@ impl Replica {
         }
         // What raft-rs makes of them stands in its messages now and has to be translated while they are here.
         self.settle(Vec::new());
-        while self.process_ready() {}
+        while self.raw.has_ready() && self.process_ready() {}
         self.raw.mut_store().drop_fetched();
     }
 
@@ -609,271 +607,4 @@ impl Replica {
             self.snapshot_failed(id);
         }
     }
-
-    /// After every call into raft-rs: configurations in force, leadership, the election timeout.
-    pub(crate) fn settle(&mut self, appended: Vec<(LogIndex, Term, Configuration)>) {
-        if self.halted {
-            return;
-        }
-        let log = &self.raw.raft.raft_log;
-        let still_there = |index: LogIndex, term: Term| log.match_term(index.0, term.0);
-        self.membership.roll_back(still_there);
-        for (index, term, configuration) in appended {
-            if still_there(index, term) {
-                self.membership.push(index, term, configuration);
-            }
-        }
-        self.observe_leadership();
-        self.put_configuration_in_force();
-        self.observe_requests();
-        let span = self.config.election_ticks() as u64;
-        let drawn = mix([self.config.seed, self.config.id.0, self.raw.raft.term, self.campaigns]) % span;
-        self.raw.raft.set_randomized_election_timeout(usize::try_from(span + drawn).expect("ticks are few"));
-    }
-
-    /// Whether we may be elected and grant votes.
-    pub(crate) fn has_vote(&self) -> bool {
-        let own = self.config.id;
-        self.configuration().is_voter(own) || self.membership.vote_is_at_stake(own, self.commit_index())
-    }
-
-    /// Brings raft-rs to the configuration in force: one change after the other, as it never sees more than one server
-    /// change between two steps that matter.
-    fn put_configuration_in_force(&mut self) {
-        let own = self.config.id.0;
-        let (mut voters, mut learners) =
-            to_conf_state(self.membership.newest(), self.config.id, self.requests.promotee());
-        if voters.is_empty() {
-            return;
-        }
-        let current = self.raw.raft.prs().conf().to_conf_state();
-        let in_both = !current.voters_outgoing.is_empty();
-        let both = self.membership.vote_is_at_stake(self.config.id, self.commit_index());
-        if both && in_both {
-            return;
-        }
-        if both {
-            learners.remove(&own);
-            voters.insert(own);
-        }
-        let mut changes = Vec::new();
-        if in_both {
-            changes.push(ConfChangeV2::default());
-        }
-        let mut single = |kind, id| changes.push(conf_change(kind, id));
-        let learned = |id: &u64| current.learners.contains(id) || current.learners_next.contains(id);
-        let added = voters.iter().filter(|id| !current.voters.contains(id));
-        added.for_each(|id| single(ConfChangeType::AddNode, *id));
-        let added = learners.iter().filter(|id| !learned(id));
-        added.for_each(|id| single(ConfChangeType::AddLearnerNode, *id));
-        let known = current.voters.iter().chain(&current.learners).chain(&current.learners_next);
-        let removed = known.filter(|id| !voters.contains(id) && !learners.contains(id));
-        removed.for_each(|id| single(ConfChangeType::RemoveNode, *id));
-        if both {
-            let mut change = conf_change(ConfChangeType::AddLearnerNode, own);
-            change.set_transition(ConfChangeTransition::Explicit);
-            changes.push(change);
-        }
-        for change in changes {
-            if let Err(error) = self.raw.raft.apply_conf_change(&change) {
-                self.fail(format!(
-                    "configuration {:?} cannot be put in force: {error}",
-                    self.membership.newest()
-                ));
-                return;
-            }
-        }
-    }
-
-    fn observe_leadership(&mut self) {
-        let raft = &self.raw.raft;
-        let term = raft.term;
-        let leads = raft.state == StateRole::Leader;
-        if self.leading.is_some_and(|leading| !leads || leading.term != term) {
-            self.end_leadership();
-        }
-        if leads && self.leading.is_none() {
-            let first_index = self.raw.raft.raft_log.last_index();
-            self.leading = Some(Leading { term, first_index, since_ms: self.now_ms });
-            for peer in self.peers.values_mut() {
-                peer.heartbeat_credit = false;
-                peer.contact_ms = None;
-                peer.snapshot_since_ms = None;
-            }
-            self.outputs.push_back(Output::BecameLeader { term: Term(term) });
-        }
-    }
-
-    fn end_leadership(&mut self) {
-        if self.leading.take().is_some() {
-            self.lost_undelivered = true;
-            self.outputs.push_back(Output::LostLeadership);
-            self.reads.clear();
-            self.fail_changes(ChangeError::LeadershipLost);
-        }
-    }
-
-    fn halt(&mut self) {
-        self.end_leadership();
-        self.halted = true;
-        self.outstanding.clear();
-        self.replies.clear();
-        self.outputs.retain(|output| matches!(output, Output::LostLeadership | Output::RequestDone { .. }));
-    }
-
-    /// Takes one Ready of raft-rs apart. Returns whether there was anything.
-    fn process_ready(&mut self) -> bool {
-        if self.halted {
-            return false;
-        }
-        if !self.raw.has_ready() {
-            return self.flush_replies();
-        }
-        let mut ready = self.raw.ready();
-        let number = ready.number();
-        let hard_state = ready.hs().map(|state| HardState {
-            term: Term(state.term),
-            vote: Some(NodeId(state.vote)).filter(|id| id.0 != 0),
-        });
-        let hard_state = hard_state.filter(|state| *state != self.written);
-        self.written = hard_state.unwrap_or(self.written);
-        let snapshot = if ready.snapshot().get_metadata().index == 0 {
-            None
-        } else {
-            let snapshot =
-                self.installing.clone().expect("snapshots are remembered when raft-rs accepts them");
-            self.raw.mut_store().install(snapshot.metadata.clone());
-            Some(snapshot)
-        };
-        let entries = ready.take_entries();
-        let first_index =
-            entries.first().map_or_else(|| self.stored_last().next(), |entry| LogIndex(entry.index));
-        self.raw.mut_store().append(&entries);
-        let messages = ready.take_messages();
-        let mut held: Vec<Held> = ready.take_persisted_messages().into_iter().map(Held::Raft).collect();
-        let committed = ready.take_committed_entries();
-        self.raw.advance_append_async(ready);
-
-        let replies = std::mem::take(&mut self.replies);
-        held.extend(replies.into_iter().map(|(to, message)| Held::Translated(to, message)));
-        let writes = hard_state.is_some() || snapshot.is_some() || !entries.is_empty();
-        if writes {
-            let entries = entries.iter().map(from_raft).collect();
-            let snapshot = snapshot.clone();
-            self.outputs.push_back(Output::Persist(Persist {
-                number,
-                hard_state,
-                snapshot,
-                first_index,
-                entries,
-            }));
-        }
-        // A new leader's appends carry a term that must be durable first; otherwise they need not wait for our disk.
-        let term_waits = hard_state.is_some() || self.outstanding.iter().any(|earlier| earlier.hard_state);
-        for message in messages {
-            let to = NodeId(message.to);
-            let Some(message) = self.outbound(message) else { continue };
-            if term_waits {
-                held.push(Held::Translated(to, message));
-            } else {
-                self.transmit(to, message);
-            }
-        }
-        self.outstanding.push_back(Outstanding {
-            number,
-            writes,
-            hard_state: hard_state.is_some(),
-            snapshot,
-            held,
-        });
-        for entry in committed {
-            let index = LogIndex(entry.index);
-            self.outputs.push_back(Output::Apply(Committed { index, entry: from_raft(&entry) }));
-        }
-        self.ask_for_entries();
-        self.release(0);
-        self.settle(Vec::new());
-        true
-    }
-
-    fn stored_last(&self) -> LogIndex {
-        LogIndex(self.raw.store().last_index().expect("the log in memory always answers"))
-    }
-
-    /// Answers made here leave with what raft-rs gives next; without that, with what is being written, or at once.
-    fn flush_replies(&mut self) -> bool {
-        let replies = std::mem::take(&mut self.replies);
-        let any = !replies.is_empty();
-        if let Some(last) = self.outstanding.back_mut() {
-            last.held.extend(replies.into_iter().map(|(to, message)| Held::Translated(to, message)));
-            return false;
-        }
-        for (to, message) in replies {
-            self.transmit(to, message);
-        }
-        any
-    }
-
-    /// Everything up to `number` is durable, and so is what had nothing to write behind it.
-    fn release(&mut self, number: u64) {
-        let mut done = Vec::new();
-        while self.outstanding.front().is_some_and(|front| front.number <= number || !front.writes) {
-            done.extend(self.outstanding.pop_front());
-        }
-        let Some(last) = done.last() else { return };
-        self.raw.on_persist_ready(last.number);
-        for outstanding in done {
-            if let Some(snapshot) = outstanding.snapshot {
-                self.outputs.push_back(Output::Restore(snapshot));
-            }
-            for held in outstanding.held {
-                match held {
-                    Held::Translated(to, message) => self.transmit(to, message),
-                    Held::Raft(message) => {
-                        let to = NodeId(message.to);
-                        if let Some(message) = self.outbound(message) {
-                            self.transmit(to, message);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn ask_for_entries(&mut self) {
-        for wanted in self.raw.store().take_wanted() {
-            let contexts = self.reads.entry(wanted.first).or_default();
-            if contexts.is_empty() {
-                let read = ReadEntries { first: wanted.first, count: wanted.count };
-                self.outputs.push_back(Output::ReadEntries(read));
-                contexts.push(wanted.context);
-            }
-        }
-    }
-
-    pub(crate) fn transmit(&mut self, to: NodeId, message: rpc::Message) {
-        let member = self.membership.newest().server(to).map(|server| &server.address);
-        let address = member.or_else(|| self.peers.get(&to).map(|peer| &peer.address));
-        if let Some(address) = address {
-            self.outputs.push_back(Output::Transmit { to, address: address.clone(), message });
-        }
-    }
-}
-
-fn conf_change(kind: ConfChangeType, id: u64) -> ConfChangeV2 {
-    let mut single = ConfChangeSingle { node_id: id, ..ConfChangeSingle::default() };
-    single.set_change_type(kind);
-    let mut change = ConfChangeV2::default();
-    change.set_changes(vec![single].into());
-    change
-}
-
-/// Spreads its arguments evenly over all values (the finalizer of splitmix64, chained).
-fn mix(values: [u64; 4]) -> u64 {
-    values.iter().fold(0x9e37_79b9_7f4a_7c15, |state, value| {
-        let mut mixed = (state ^ value).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    })
 }

@@ -206,11 +206,15 @@ fn seeds_repeat_exactly() {
     assert_eq!(run(11), run(11));
 }
 
+fn first_seed(default: u64) -> u64 {
+    std::env::var("RAFT_FIRST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
 /// Faults of every kind, first safety, then healing and progress.
 #[test]
 fn bad_weather() {
     let seeds = std::env::var("RAFT_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
-    for seed in 0..seeds {
+    for seed in first_seed(0)..first_seed(0) + seeds {
         let mut cluster = Cluster::new(seed, 1 + seed % 5, 0);
         if seed % 2 == 1 {
             cluster.threshold = 20;
@@ -235,7 +239,7 @@ fn bad_weather() {
 #[test]
 fn membership_in_bad_weather() {
     let seeds = std::env::var("RAFT_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(40);
-    for seed in 1_000..1_000 + seeds {
+    for seed in first_seed(1_000)..first_seed(1_000) + seeds {
         let mut cluster = Cluster::new(seed, 3, 2);
         if seed % 2 == 1 {
             cluster.threshold = 20;

@@ -32,7 +32,7 @@ impl Database {
         let current = Arc::clone(&slot);
         let mut state = current.lock();
         current.check(&state)?;
-        let (page_count, deleted) = final_size(&copies, state.committed_pages)?;
+        let (page_count, deleted) = final_size(&mut copies, state.committed_pages)?;
         if !state.fenced && !state.queue.is_empty() {
             let reason = format!("apply with {} speculative transactions", state.queue.len());
             return Err(current.violate(&mut state, reason).into());
@@ -70,29 +70,77 @@ fn apply_to(
     Ok(state.committed_position())
 }
 
+/// Pages that a transaction may leave out in the space by which it makes the database longer. SQLite writes every new
+/// page except the one with the pending byte; the bound is for what a few pages may cost in memory.
+const MAX_HOLES: u32 = 1 << 18;
+
 /// Size of the database after a transaction, and whether that is the deletion of the database. Page 1 tells the size;
-/// without it the size does not change.
-fn final_size(pages: &[(u32, Page)], before: u32) -> Result<(u32, bool), ApplyError> {
-    let count = u32::try_from(pages.len()).unwrap_or(u32::MAX);
-    if count == 0 {
+/// without it the size does not change. Drops pages beyond the size: a cache that was too small for pages which were then
+/// rolled back or cut off leaves them behind.
+fn final_size(pages: &mut Vec<(u32, Page)>, before: u32) -> Result<(u32, bool), ApplyError> {
+    if pages.is_empty() {
         return Err(ApplyError::Empty);
     }
-    // Growth writes every new page except the one that holds the pending byte.
-    let limit = before.saturating_add(count).saturating_add(1);
-    let mut highest = before;
-    for (number, _) in pages {
-        if *number == 0 || *number > limit {
-            return Err(ApplyError::PageNumber { number: *number, page_count: before });
-        }
-        highest = highest.max(*number);
-    }
-    let Some((_, page)) = pages.iter().rev().find(|(number, _)| *number == 1) else {
-        return Ok((before, false));
+    let first = pages.iter().rev().find(|(number, _)| *number == 1);
+    let size = match first.map(|(_, page)| page.field(SIZE_FIELD)) {
+        None => before,
+        Some(0) if pages.len() == 1 => return Ok((1, true)),
+        Some(0) => return Err(ApplyError::DeleteMarker),
+        Some(size) => size,
     };
-    match page.field(SIZE_FIELD) {
-        0 if count == 1 => Ok((1, true)),
-        0 => Err(ApplyError::DeleteMarker),
-        size if size > highest => Err(ApplyError::Size { size, highest }),
-        size => Ok((size, false)),
+    let named = pages.iter().map(|(number, _)| *number).max().unwrap_or(0);
+    pages.retain(|(number, _)| *number <= size);
+    let count = u32::try_from(pages.len()).unwrap_or(u32::MAX);
+    let highest = pages.iter().map(|(number, _)| *number).max();
+    let Some(highest) = highest.filter(|_| pages.iter().all(|(number, _)| *number != 0)) else {
+        let number = if highest.is_none() { named } else { 0 };
+        return Err(ApplyError::PageNumber { number, page_count: before });
+    };
+    if highest > before.saturating_add(count).saturating_add(MAX_HOLES) {
+        return Err(ApplyError::PageNumber { number: highest, page_count: before });
+    }
+    let highest = highest.max(before);
+    if size > highest {
+        return Err(ApplyError::Size { size, highest });
+    }
+    Ok((size, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::PAGE_SIZE;
+
+    fn page(size: u32) -> Page {
+        let mut bytes = [0; PAGE_SIZE];
+        crate::wal::put_be_u32(&mut bytes, SIZE_FIELD, size);
+        Page::copy_from(&bytes).unwrap()
+    }
+
+    /// Outcome for pages with these numbers, page 1 with this size, on a database of 10 pages.
+    fn outcome(numbers: &[u32], size: u32) -> Result<(u32, bool, Vec<u32>), ApplyError> {
+        let mut pages: Vec<(u32, Page)> = numbers.iter().map(|number| (*number, page(size))).collect();
+        let (size, deleted) = final_size(&mut pages, 10)?;
+        Ok((size, deleted, pages.iter().map(|(number, _)| *number).collect()))
+    }
+
+    #[test]
+    fn page_one_tells_the_size_and_pages_beyond_it_are_left_out() {
+        assert_eq!(outcome(&[3], 99), Ok((10, false, vec![3])), "only page 1 tells");
+        assert_eq!(outcome(&[11, 1, 12], 12), Ok((12, false, vec![11, 1, 12])));
+        assert_eq!(outcome(&[1, 5, 9], 5), Ok((5, false, vec![1, 5])));
+        assert_eq!(outcome(&[5, 4000, 4002], 0), Ok((10, false, vec![5])));
+        assert_eq!(outcome(&[1], 0), Ok((1, true, vec![1])));
+    }
+
+    #[test]
+    fn impossible_transactions_are_refused() {
+        assert_eq!(outcome(&[], 0), Err(ApplyError::Empty));
+        assert_eq!(outcome(&[1, 2], 0), Err(ApplyError::DeleteMarker));
+        assert_eq!(outcome(&[0, 1], 10), Err(ApplyError::PageNumber { number: 0, page_count: 10 }));
+        assert_eq!(outcome(&[77], 0), Err(ApplyError::PageNumber { number: 77, page_count: 10 }));
+        assert_eq!(outcome(&[1, 2], 12), Err(ApplyError::Size { size: 12, highest: 10 }));
+        let far = u32::MAX - 1;
+        assert_eq!(outcome(&[1, far], far), Err(ApplyError::PageNumber { number: far, page_count: 10 }));
     }
 }

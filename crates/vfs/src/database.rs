@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::checkpoint::overlay;
 use crate::error::{Error, Veto};
 use crate::first_page::first_page;
-use crate::generation::{Generation, Seed, State};
+use crate::generation::{Generation, Seed, Speculative, State};
 use crate::name::DatabaseName;
 use crate::options::Settings;
 use crate::page::{PAGE_SIZE, Page, PageNumber, PageTable, Position};
@@ -197,7 +197,7 @@ impl Database {
             generation: generation.id,
             sequence: speculative.sequence,
             end: Position(state.base + u64::from(speculative.last)),
-            pages: state.pages(speculative.first, speculative.last),
+            pages: state.pages(speculative),
             page_count: speculative.page_count,
             delete_marker: speculative.delete_marker,
         };
@@ -369,11 +369,13 @@ impl State {
         DatabaseSnapshot { table, page_count }
     }
 
-    /// Final image of each page in a range of frames. A page occurs twice when it was spilled and changed again.
-    fn pages(&self, first: u32, last: u32) -> Vec<(PageNumber, Page)> {
-        let mut pages: Vec<(PageNumber, Page)> = (first..=last)
+    /// Final image of each page of a transaction. A page occurs twice when it was spilled and changed again, and one that
+    /// was spilled can be beyond the size in the end.
+    fn pages(&self, transaction: &Speculative) -> Vec<(PageNumber, Page)> {
+        let mut pages: Vec<(PageNumber, Page)> = (transaction.first..=transaction.last)
             .rev()
             .filter_map(|number| self.wal.frame(number))
+            .filter(|frame| frame.page_number() <= transaction.page_count)
             .filter_map(|frame| Some((PageNumber(frame.page_number()), frame.page.clone()?)))
             .collect();
         // Newest first until here; a stable sort keeps the newest of equals in front.

@@ -90,8 +90,10 @@ impl fmt::Debug for Page {
 struct Chunk([Option<Page>; CHUNK_PAGES]);
 
 impl Chunk {
+    /// A chunk of holes; all are the same until they are changed.
     fn empty() -> Arc<Self> {
-        Arc::new(Self([const { None }; CHUNK_PAGES]))
+        static EMPTY: OnceLock<Arc<Chunk>> = OnceLock::new();
+        Arc::clone(EMPTY.get_or_init(|| Arc::new(Self([const { None }; CHUNK_PAGES]))))
     }
 }
 

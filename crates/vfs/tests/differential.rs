@@ -237,6 +237,9 @@ fn random_sql_has_the_same_effect_as_on_sqlites_own_vfs() {
         if seeds.is_none() && Instant::now() > deadline {
             break;
         }
+        if seeds.is_some() {
+            println!("seed {seed}");
+        }
         let mut run = Run::new(seed, false);
         run.run();
         transactions += run.transactions;

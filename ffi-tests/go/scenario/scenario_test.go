@@ -109,7 +109,7 @@ func (c *cluster) leader() (*client.Client, int) {
 		for _, some := range c.apps {
 			ctx, cancel := context.WithTimeout(c.ctx, 5*time.Second)
 			defer cancel()
-			cli, err := some.FindLeader(ctx)
+			cli, err := some.Leader(ctx)
 			if err != nil {
 				return err
 			}
@@ -214,7 +214,7 @@ func (c *cluster) threeNodes() {
 
 func (c *cluster) typedColumns() {
 	_, err := c.db.ExecContext(c.ctx, `CREATE TABLE typed(
-		i INTEGER, f FLOAT, s TEXT, b BLOB, flag BOOLEAN, at DATETIME, nothing TEXT)`)
+		i INTEGER, f FLOAT, s TEXT, b BLOB, flag BOOLEAN, at DATETIME, empty TEXT)`)
 	c.ok(err, "create table")
 	at := time.Date(2024, 2, 29, 12, 30, 15, 0, time.UTC)
 	_, err = c.db.ExecContext(c.ctx, "INSERT INTO typed VALUES(?, ?, ?, ?, ?, ?, ?)",
@@ -226,25 +226,25 @@ func (c *cluster) typedColumns() {
 	defer rows.Close()
 	names, err := rows.Columns()
 	c.ok(err, "columns")
-	if fmt.Sprint(names) != "[i f s b flag at nothing]" {
+	if fmt.Sprint(names) != "[i f s b flag at empty]" {
 		c.Fatalf("columns are %v", names)
 	}
 	if !rows.Next() {
 		c.Fatalf("no row: %v", rows.Err())
 	}
 	var (
-		i       int64
-		f       float64
-		s       string
-		b       []byte
-		flag    bool
-		found   time.Time
-		nothing sql.NullString
+		i     int64
+		f     float64
+		s     string
+		b     []byte
+		flag  bool
+		found time.Time
+		empty sql.NullString
 	)
-	c.ok(rows.Scan(&i, &f, &s, &b, &flag, &found, &nothing), "scan")
+	c.ok(rows.Scan(&i, &f, &s, &b, &flag, &found, &empty), "scan")
 	if i != -1<<63 || f != 0.1 || s != "\u2713 text" || !bytes.Equal(b, []byte{0, 1, 255}) ||
-		!flag || !found.Equal(at) || nothing.Valid {
-		c.Fatalf("read %v %v %q %v %v %v %v", i, f, s, b, flag, found, nothing)
+		!flag || !found.Equal(at) || empty.Valid {
+		c.Fatalf("read %v %v %q %v %v %v %v", i, f, s, b, flag, found, empty)
 	}
 	types, err := rows.ColumnTypes()
 	c.ok(err, "column types")
@@ -445,16 +445,14 @@ func (c *cluster) joinAndRemoval() {
 
 // All nodes but the first are gone for good.
 func (c *cluster) recovery() {
-	leader, _ := c.leader()
 	c.eventually("node 1 leads", func() error {
-		if _, leads := c.leader(); leads == 1 {
+		leader, leads := c.leader()
+		defer leader.Close()
+		if leads == 1 {
 			return nil
 		}
-		leader, _ := c.leader()
-		defer leader.Close()
-		return errors.Join(leader.Transfer(c.ctx, c.apps[1].ID()), errors.New("transferred just now"))
+		return errors.Join(leader.Transfer(c.ctx, c.apps[1].ID()), errors.New("node 1 has to be asked"))
 	})
-	leader.Close()
 	c.put(6)
 	c.db.Close()
 	id := c.apps[1].ID()

@@ -123,9 +123,9 @@ pub(crate) fn examine<D: Disk>(disk: &D, segment_size: u64) -> Result<Examined, 
         let content = files::read(disk, &name.name, &format!("load open segment {}", name.name))?;
         open.push((name.clone(), segment::read_open(&content, segment_size)));
     }
-    examined.note_configuration(open.iter().flat_map(|(_, open)| &open.entries));
     let log = Log { chosen, open };
     log.read(disk, &mut examined)?;
+    log.note_newest_configuration(disk, &mut examined)?;
     examined.judge_broken_snapshots(broken);
     Ok(examined)
 }
@@ -242,6 +242,9 @@ impl Log {
         if let Some(first) = chain.first() {
             examined.first_index = first.first;
         }
+        // Behind the snapshot, and nothing connects them to what follows: they would only mislead the next start.
+        let is_ignored = |name: &&ClosedName| !chain.contains(name) && !unconnected.contains(name);
+        examined.superfluous.extend(names.iter().filter(is_ignored).map(|name| name.name.clone()));
         for (number, name) in chain.iter().enumerate() {
             let later = chain[number + 1..].iter().chain(&unconnected).map(|name| name.name.clone());
             let later = later.collect();
@@ -261,19 +264,35 @@ impl Log {
             self.lose(examined, &first.name, None, message, later, 0);
             return Ok(());
         }
-        // Behind the snapshot, and nothing connects them to what follows: they would only mislead the next start.
-        let is_ignored = |name: &&ClosedName| !chain.contains(name);
-        let ignored: Vec<&ClosedName> = names.iter().filter(is_ignored).collect();
         if chain.is_empty()
-            && let Some(last) = ignored.iter().map(|name| name.last).max()
+            && let Some(last) = names.iter().map(|name| name.last).max()
             && !self.place_is_certain(examined, last)
         {
             return Ok(());
         }
-        examined.superfluous.extend(ignored.into_iter().map(|name| name.name.clone()));
         self.read_open(examined);
         self.check_start(examined);
         self.check_snapshot(examined);
+        Ok(())
+    }
+
+    /// Finds out who belongs to the cluster, even if the entry that says so is among those that are lost.
+    fn note_newest_configuration<D: Disk>(&self, disk: &D, examined: &mut Examined) -> Result<(), DiskError> {
+        let entries = std::mem::take(&mut examined.entries);
+        examined.note_configuration(entries.iter());
+        examined.entries = entries;
+        if examined.loss.is_none() {
+            return Ok(());
+        }
+        for name in examined.survey.closed.clone() {
+            if name.first >= examined.next_index() {
+                let closed = segment::read_closed(&read_segment(disk, &name)?, name.last - name.first + 1);
+                examined.note_configuration(closed.entries.iter());
+            }
+        }
+        for (_, open) in &self.open {
+            examined.note_configuration(open.entries.iter());
+        }
         Ok(())
     }
 
@@ -289,7 +308,6 @@ impl Log {
         let content = read_segment(disk, name)?;
         let Closed { mut entries, batches, failure, surplus, len } = segment::read_closed(&content, expected);
         let found = entries.len();
-        examined.note_configuration(entries.iter());
         let extent = Extent { first: name.first, entries: expected, batches, end: len };
         let Some(failure) = failure else {
             examined.entries.append(&mut entries);
@@ -535,21 +553,18 @@ fn resolve_overlaps<D: Disk>(disk: &D, examined: &mut Examined) -> Result<Vec<Cl
                 examined.superfluous.push(name.name.clone());
                 continue;
             }
-            if whole.failure.is_none() {
-                let message = format!(
-                    "unexpected closed segment {}: first index should have been {}",
-                    name.name,
-                    longest.last + 1
-                );
-                examined.harmless.push(Harmless {
-                    file: name.name.clone(),
-                    offset: None,
-                    index: name.first,
-                    message,
-                    repair: Repair::MoveAside(vec![name.name.clone()]),
-                    accepted_by_c: false,
-                });
-            }
+            let next = longest.last + 1;
+            examined.harmless.push(Harmless {
+                file: name.name.clone(),
+                offset: None,
+                index: name.first,
+                message: format!(
+                    "unexpected closed segment {}: first index should have been {next}",
+                    name.name
+                ),
+                repair: Repair::MoveAside(vec![name.name.clone()]),
+                accepted_by_c: false,
+            });
         }
     }
     Ok(kept)

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::bytes_of::to_usize;
+use super::bytes_of::{is_zero, to_usize};
 use super::file_system::{DirectoryEntry, Disk, File};
 use super::segment::SECTOR;
 
@@ -104,9 +104,14 @@ impl Image {
             let at = offset + done as u64;
             let within = to_usize(at % SECTOR_LEN);
             let part = (SECTOR - within).min(bytes.len() - done);
-            let sector = self.sectors.entry(at / SECTOR_LEN).or_insert_with(|| Arc::new([0; SECTOR]));
-            Arc::make_mut(sector)[within..within + part].copy_from_slice(&bytes[done..done + part]);
+            let source = &bytes[done..done + part];
             done += part;
+            // Preallocated files are nearly all zeros.
+            if is_zero(source) && !self.sectors.contains_key(&(at / SECTOR_LEN)) {
+                continue;
+            }
+            let sector = self.sectors.entry(at / SECTOR_LEN).or_insert_with(|| Arc::new([0; SECTOR]));
+            Arc::make_mut(sector)[within..within + part].copy_from_slice(source);
         }
         self.size = self.size.max(offset + bytes.len() as u64);
     }

@@ -5,7 +5,7 @@
 
 use super::error::{DiskError, LoadError};
 use super::examine::{Examined, Harmless, Loss, Repair, examine};
-use super::file_system::{Disk, File};
+use super::file_system::Disk;
 use super::files;
 use super::metadata::{self, Record};
 use super::names::{ASIDE, ClosedName, MARKER};
@@ -33,16 +33,15 @@ pub(crate) fn load_and_repair<D: Disk>(
 ) -> Result<Opened, LoadError> {
     let examined = examine(disk, segment_size)?;
     let record = decide(&examined, auto_recovery)?;
-    Ok(Repairer { disk, next_aside: examined.survey.next_aside }.run(examined, record)?)
+    let mut repairer = Repairer { disk, next_aside: examined.survey.next_aside };
+    Ok(repairer.run(examined, record)?)
 }
 
 /// Whether the directory may be used, and with which term and vote.
-pub(crate) fn decide(examined: &Examined, auto_recovery: bool) -> Result<Record, LoadError> {
+fn decide(examined: &Examined, auto_recovery: bool) -> Result<Record, LoadError> {
     let voters = examined.configuration.as_ref().map_or(0, |configuration| configuration.voters().count());
-    if let Some(loss) = &examined.loss {
-        if !auto_recovery || voters < 2 {
-            return Err(loss_error(loss, voters));
-        }
+    if let Some(loss) = examined.loss.as_ref().filter(|_| !auto_recovery || voters < 2) {
+        return Err(loss_error(loss, voters));
     }
     if !auto_recovery && let Some(harmless) = examined.harmless.iter().find(|found| !found.accepted_by_c) {
         return Err(harmless_error(harmless));
@@ -50,14 +49,20 @@ pub(crate) fn decide(examined: &Examined, auto_recovery: bool) -> Result<Record,
     decide_metadata(examined, auto_recovery && voters == 1)
 }
 
-fn decide_metadata(examined: &Examined, may_guess: bool) -> Result<Record, LoadError> {
+/// Fails if entries are lost, whatever the settings.
+pub(crate) fn refuse_loss(examined: &Examined) -> Result<(), LoadError> {
+    examined.loss.as_ref().map_or(Ok(()), |loss| Err(loss_error(loss, 0)))
+}
+
+/// The term and vote to go on with. `may_guess` says that votes that were lost can do no harm.
+pub(crate) fn decide_metadata(examined: &Examined, may_guess: bool) -> Result<Record, LoadError> {
     let found = &examined.metadata;
     let record = found.newest.unwrap_or_default();
     let problem = if let Some((file, message)) = found.damaged.first() {
         Some((file.clone(), message.clone()))
     } else if let Some(message) = &found.conflict {
         Some((metadata_files(), message.clone()))
-    } else if found.newest.is_none() && examined.survey.has_data() {
+    } else if found.newest.is_none() && (examined.next_index() > 1 || examined.loss.is_some()) {
         Some((metadata_files(), "metadata1 and metadata2 are missing, but there is a log".to_owned()))
     } else {
         None
@@ -131,7 +136,7 @@ pub(crate) struct Repairer<'a, D: Disk> {
 }
 
 impl<D: Disk> Repairer<'_, D> {
-    pub(crate) fn run(mut self, mut examined: Examined, record: Record) -> Result<Opened, DiskError> {
+    pub(crate) fn run(&mut self, mut examined: Examined, record: Record) -> Result<Opened, DiskError> {
         let mut no_vote_until = examined.survey.no_vote_until;
         if let Some(loss) = examined.loss.take() {
             let until = no_vote_until.map_or(loss.reach, |until| until.max(loss.reach));

@@ -16,7 +16,7 @@ use super::{repair, retention, segment};
 use crate::{Entry, HardState, InstalledSnapshot, Loaded, LogIndex, Persist, SnapshotMetadata};
 
 /// Size of an open segment when it is created.
-const SEGMENT_SIZE: u64 = 8 * 1024 * 1024;
+pub(crate) const DEFAULT_SEGMENT_SIZE: u64 = 8 * 1024 * 1024;
 /// A received snapshot is written in parts of this size.
 const SNAPSHOT_PART: usize = 1024 * 1024;
 
@@ -43,7 +43,7 @@ impl Default for LogOptions {
             auto_recovery: true,
             compression: true,
             block_size: None,
-            segment_size: SEGMENT_SIZE,
+            segment_size: DEFAULT_SEGMENT_SIZE,
         }
     }
 }
@@ -191,7 +191,7 @@ impl<D: Disk> LogStore<D> {
         }
         let result = work(self);
         if let Err(error) = &result
-            && !matches!(error, DiskError::NoSpace { .. } | DiskError::Invalid(_))
+            && matches!(error, DiskError::Io { .. } | DiskError::Corrupt { .. })
         {
             self.latched = Some(error.to_string());
         }
@@ -414,140 +414,5 @@ fn without_space(error: DiskError, name: &str) -> DiskError {
             DiskError::NoSpace { name: name.to_owned(), bytes: 0 }
         }
         other => other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::{MemoryDisk, OsDisk};
-    use super::*;
-    use crate::{Configuration, EntryKind, NodeId, Role, Server, Term};
-
-    const KIB: u64 = 1024;
-
-    fn options() -> LogOptions {
-        LogOptions { trailing: 4, segment_size: 16 * KIB, ..LogOptions::default() }
-    }
-
-    fn configuration() -> Configuration {
-        Configuration {
-            servers: (1..=3)
-                .map(|id| Server { id: NodeId(id), address: format!("a:{id}"), role: Role::Voter })
-                .collect(),
-        }
-    }
-
-    /// The entry that the tests have at an index.
-    fn entry(index: u64, term: u64) -> Entry {
-        let term = Term(term);
-        if index == 1 {
-            return Entry { term, kind: EntryKind::Configuration, data: configuration().encode() };
-        }
-        let fill = u8::try_from(index % 251).unwrap();
-        let len = usize::try_from(index % 7 * 200).unwrap();
-        Entry { term, kind: EntryKind::Command, data: vec![fill; 8 + len].into() }
-    }
-
-    fn entries(first: u64, last: u64, term: u64) -> Vec<Entry> {
-        (first..=last).map(|index| entry(index, term)).collect()
-    }
-
-    fn step(first: u64, last: u64, term: u64) -> Persist {
-        Persist { first_index: LogIndex(first), entries: entries(first, last, term), ..Persist::default() }
-    }
-
-    fn with_term(mut step: Persist, term: u64, vote: Option<u64>) -> Persist {
-        step.hard_state = Some(HardState { term: Term(term), vote: vote.map(NodeId) });
-        step
-    }
-
-    fn snapshot_metadata(index: u64, term: u64) -> SnapshotMetadata {
-        SnapshotMetadata {
-            index: LogIndex(index),
-            term: Term(term),
-            configuration: configuration(),
-            configuration_index: LogIndex(1),
-        }
-    }
-
-    fn payload() -> Bytes {
-        let mut payload = Vec::new();
-        payload.extend(1u64.to_le_bytes());
-        payload.extend(1u64.to_le_bytes());
-        payload.extend(b"db\0\0\0\0\0\0");
-        payload.extend(8192u64.to_le_bytes());
-        payload.extend(0u64.to_le_bytes());
-        payload.resize(40 + 8192, 7);
-        payload.into()
-    }
-
-    fn take_snapshot<D: Disk>(store: &mut LogStore<D>, disk: &D, index: u64, term: u64) {
-        let metadata = snapshot_metadata(index, term);
-        let payload = payload();
-        let len = payload.len() as u64;
-        write_snapshot(disk, &metadata, true, index, &mut std::iter::once(payload), len).unwrap();
-        store.snapshot_taken(&metadata).unwrap();
-    }
-
-    fn installed(index: u64, term: u64) -> Persist {
-        let snapshot = InstalledSnapshot { metadata: snapshot_metadata(index, term), data: payload() };
-        Persist { snapshot: Some(snapshot), ..Persist::default() }
-    }
-
-    fn open<D: Disk>(disk: &D) -> (LogStore<D>, Loaded) {
-        LogStore::open(disk.clone(), options()).unwrap()
-    }
-
-    fn check_log(loaded: &Loaded, first: u64, last: u64, term: u64) {
-        assert_eq!(loaded.first_index.0, first);
-        assert_eq!(loaded.entries, entries(first, last, term));
-    }
-
-    #[test]
-    fn a_pristine_directory_stays_empty_until_something_is_written() {
-        let directory = tempfile::tempdir().unwrap();
-        let disk = OsDisk::new(directory.path()).unwrap();
-        let (store, loaded) = LogStore::open(disk.clone(), LogOptions::default()).unwrap();
-        assert_eq!((loaded.hard_state, loaded.first_index), (HardState::default(), LogIndex(1)));
-        assert!(loaded.entries.is_empty() && loaded.snapshot.is_none() && loaded.no_vote_until.is_none());
-        assert!(matches!(
-            LogStore::open(disk.clone(), LogOptions::default()).unwrap_err(),
-            LoadError::Disk(DiskError::Locked)
-        ));
-        store.close().unwrap();
-        let names: Vec<String> = disk.list().unwrap().into_iter().map(|entry| entry.name).collect();
-        assert_eq!(names, ["dqlite-lock"]);
-    }
-
-    #[test]
-    fn what_was_persisted_is_loaded_after_a_stop_and_after_a_kill() {
-        let directory = tempfile::tempdir().unwrap();
-        let disk = OsDisk::new(directory.path()).unwrap();
-        let (mut store, _) = LogStore::open(disk.clone(), LogOptions::default()).unwrap();
-        store.persist(&[with_term(step(1, 3, 1), 1, None), step(4, 4, 1)]).unwrap();
-        let size = |name: &str| disk.open_read(name).and_then(|file| super::super::File::size(&file)).ok();
-        assert_eq!(size("open-1"), Some(8 << 20));
-        store.persist(&[with_term(step(5, 40, 1), 2, Some(3))]).unwrap();
-        drop(store);
-        let (store, loaded) = LogStore::open(disk.clone(), LogOptions::default()).unwrap();
-        check_log(&loaded, 1, 40, 1);
-        assert_eq!(loaded.hard_state, HardState { term: Term(2), vote: Some(NodeId(3)) });
-        assert_eq!(size("open-1"), None);
-        assert!(size("0000000000000001-0000000000000040").unwrap() < 64 * KIB);
-        store.close().unwrap();
-        let (mut store, _) = LogStore::open(disk.clone(), LogOptions::default()).unwrap();
-        store.persist(&[step(41, 41, 2)]).unwrap();
-        store.close().unwrap();
-        assert!(size("0000000000000041-0000000000000041").is_some());
-    }
-
-    #[test]
-    fn all_steps_share_one_write_and_one_sync() {
-        let disk = MemoryDisk::new(1);
-        let (mut store, _) = open(&disk);
-        store.persist(&[step(1, 1, 1)]).unwrap();
-        let before = (disk.writes(), disk.syncs());
-        store.persist(&[step(2, 2, 1), step(3, 5, 1), step(6, 6, 1)]).unwrap();
-        assert_eq!((disk.writes(), disk.syncs()), (before.0 + 1, before.1 + 1));
     }
 }

@@ -116,6 +116,8 @@ pub struct Cluster {
     acknowledged: BTreeMap<u64, Bytes>,
     pub commands: BTreeMap<u64, Bytes>,
     next_request: u64,
+    /// Last index that has reached a node as the report of another.
+    reported: BTreeMap<(u64, u64), u64>,
     pub sent: BTreeMap<&'static str, u64>,
 }
 
@@ -144,6 +146,7 @@ impl Cluster {
             acknowledged: BTreeMap::new(),
             commands: BTreeMap::new(),
             next_request: 1,
+            reported: BTreeMap::new(),
             sent: BTreeMap::new(),
         };
         let members: Vec<(u64, Role)> = (1..=voters).map(|id| (id, Role::Voter)).collect();
@@ -332,8 +335,9 @@ impl Cluster {
             rpc::Message::AppendEntries(append) if append.entries.is_empty() => "heartbeat",
             rpc::Message::AppendEntries(append) => {
                 let compacted = self.nodes[&to].durable.first_index > 1;
+                let says_empty = self.reported.get(&(to, from)) == Some(&0);
                 assert!(
-                    append.prev_log_index.0 > 0 || !compacted,
+                    append.prev_log_index.0 > 0 || !compacted || says_empty,
                     "entries from the very beginning to a compacted log"
                 );
                 "append"
@@ -383,6 +387,9 @@ impl Cluster {
         let Some(message) = self.wires.get_mut(&(from, to)).and_then(VecDeque::pop_front) else { return };
         if self.cut.contains(&(from, to)) || !self.is_running(to) {
             return;
+        }
+        if let rpc::Message::AppendEntriesResult(result) = &message {
+            self.reported.insert((from, to), result.last_log_index.0);
         }
         let now_ms = self.now_ms;
         self.replica(to).handle_message(NodeId(from), &address(from), message, now_ms);

@@ -21,8 +21,6 @@ mod rows;
 mod session;
 mod sql;
 mod statements;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

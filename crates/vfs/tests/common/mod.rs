@@ -66,7 +66,14 @@ pub fn rows(connection: &mut Connection, sql: &str) -> Vec<String> {
 
 pub fn apply(follower: &Database, transaction: &Transaction) {
     let mut pages = transaction.pages.iter().map(|(number, page)| (*number, page.as_ref()));
-    follower.apply(&mut pages).unwrap();
+    if let Err(e) = follower.apply(&mut pages) {
+        panic!(
+            "{e} before {} after {} pages {:?}",
+            follower.page_count(),
+            transaction.page_count,
+            self::pages(transaction)
+        );
+    }
 }
 
 /// Commits everything captured and applies it to a follower.

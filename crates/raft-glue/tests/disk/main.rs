@@ -1,0 +1,10 @@
+//! The data directory as a whole: writing and reading it, crashes, damage, and directories written by C dqlite.
+
+mod any_bytes;
+mod archive;
+mod crash;
+mod damage;
+mod fixture;
+mod golden;
+mod offline;
+mod store;
