@@ -274,7 +274,7 @@ fn a_failing_operation_loses_nothing_acknowledged() {
     assert!(points >= 5000);
 }
 
-const FAULTS_PER_POINT: u64 = 30;
+const FAULTS_PER_POINT: u64 = 18;
 
 #[test]
 fn space_that_ends_at_any_byte_count_changes_nothing_acknowledged() {
