@@ -25,7 +25,7 @@ pub struct MemoryDisk {
 /// What happens to an operation that changes something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// This write fails; any part of it may have happened. Counted over all files, the next write is 1.
+    /// This write fails; any number of its first sectors may have happened. Counted over all files, the next write is 1.
     Write(u64),
     /// This sync of a file or of the directory fails and makes nothing durable. The next sync is 1.
     Sync(u64),
@@ -526,10 +526,12 @@ impl File for MemoryFile {
             }
             Err(error) => error,
         };
-        // Some first part of it happened, unless nothing can happen any more.
+        // Some first sectors of it happened, unless nothing can happen any more.
         let mut state = self.disk.state();
         if self.writable && !state.power_is_off() {
-            let part = to_usize(Random(state.seed ^ state.counts.operations).next()) % (bytes.len() + 1);
+            let part = Random(state.seed ^ state.counts.operations).next() % (bytes.len() as u64 + 1);
+            let end = (offset + part) / SECTOR_LEN * SECTOR_LEN;
+            let part = to_usize(end.saturating_sub(offset));
             if state.grow(self.number, offset + part as u64).is_ok() {
                 state.content(self.number).live.write(&bytes[..part], offset);
             }

@@ -5,7 +5,7 @@
 
 use super::error::{DiskError, LoadError};
 use super::examine::{Examined, Harmless, Loss, Repair, examine};
-use super::file_system::Disk;
+use super::file_system::{Disk, File};
 use super::files;
 use super::metadata::{self, Record};
 use super::names::{ASIDE, ClosedName, MARKER};
@@ -170,6 +170,10 @@ impl<D: Disk> Repairer<'_, D> {
         for open in std::mem::take(&mut examined.open) {
             let what = format!("close segment {}", open.name);
             let file = self.disk.open(&open.name).map_err(DiskError::io(&what, "open"))?;
+            // What can be read after a failed sync need not be durable, nor does another sync make it so.
+            let mut content = vec![0; usize::try_from(open.extent.end).unwrap_or(usize::MAX)];
+            let read = file.read_at(&mut content, 0).map_err(DiskError::io(&what, "read"))?;
+            file.write_at(&content[..read], 0).map_err(DiskError::io(&what, "write"))?;
             let name = ClosedName::new(open.extent.first, open.extent.next() - 1);
             close_file(self.disk, &file, open.extent.end, &open.name, &name, &what)?;
             examined.closed.push(Finished { name, extent: open.extent });
@@ -213,10 +217,16 @@ impl<D: Disk> Repairer<'_, D> {
             self.move_aside(name)?;
         }
         self.remove(&found.short)?;
-        if found.newest == Some(record) || record == Record::default() {
+        if record == Record::default() {
             return Ok(());
         }
-        tracing::warn!("continuing in term {}, above all that is found in the log", record.hard_state.term);
+        if found.newest != Some(record) {
+            tracing::warn!(
+                "continuing in term {}, above all that is found in the log",
+                record.hard_state.term
+            );
+        }
+        // Also if it is there: what can be read after a failed sync need not be durable.
         metadata::write(self.disk, &record)
     }
 

@@ -226,7 +226,7 @@ impl<D: Disk> LogStore<D> {
         if tail.first < next {
             self.truncate(tail.first)?;
         }
-        let result = self.writer.append(tail.first, &tail.appends, &mut self.closed);
+        let result = self.writer.append(tail.first, &tail.entries, &mut self.closed);
         if result.is_ok() {
             self.writer.prepare_ahead();
         }
@@ -328,8 +328,7 @@ impl<D: Disk> LogStore<D> {
 /// Entries of several steps as they stand in the end.
 struct Tail {
     first: u64,
-    /// Consecutive, none empty.
-    appends: Vec<Vec<Entry>>,
+    entries: Vec<Entry>,
 }
 
 impl Tail {
@@ -340,28 +339,18 @@ impl Tail {
             let first = step.first_index.0;
             let Some(tail) = tail.as_mut().filter(|tail| first > tail.first) else {
                 // Also when a later step replaces everything of the earlier ones.
-                tail = Some(Self { first, appends: vec![step.entries.clone()] });
+                tail = Some(Self { first, entries: step.entries.clone() });
                 continue;
             };
-            let mut next = tail.first;
-            let whole = tail.appends.iter().take_while(|append| {
-                let fits = next + append.len() as u64 <= first;
-                next += if fits { append.len() as u64 } else { 0 };
-                fits
-            });
-            let whole = whole.count();
-            let rest = usize::try_from(first - next).unwrap_or(usize::MAX);
-            match tail.appends.get_mut(whole) {
-                Some(cut) => cut.truncate(rest),
-                None if rest > 0 => {
-                    return Err(DiskError::Invalid(format!(
-                        "entries from {first} on do not follow entry {next}"
-                    )));
-                }
-                None => {}
+            let kept = usize::try_from(first - tail.first).unwrap_or(usize::MAX);
+            if kept > tail.entries.len() {
+                let next = tail.first + tail.entries.len() as u64;
+                return Err(DiskError::Invalid(format!(
+                    "entries from {first} on do not follow entry {next}"
+                )));
             }
-            tail.appends.truncate(whole + usize::from(rest > 0));
-            tail.appends.push(step.entries.clone());
+            tail.entries.truncate(kept);
+            tail.entries.extend_from_slice(&step.entries);
         }
         Ok(tail)
     }

@@ -2,6 +2,7 @@
 //!
 //! Space is reserved before anything is written, so that a full disk changes nothing. A segment gets its first byte
 //! only when its predecessor is durable and closed, so that the order of open segments is the order of their entries.
+//! One write carries one batch, so that a torn write never leaves a valid batch behind a hole.
 
 use std::collections::VecDeque;
 use std::io;
@@ -50,12 +51,12 @@ pub(crate) struct Writer<D: Disk> {
     prepared: VecDeque<Reserved<D::File>>,
 }
 
-/// What goes into one segment with one write.
+/// A batch, written at once.
 struct Part<'a> {
     /// Into a segment of its own, not into the current one.
     fresh: bool,
-    batches: Vec<&'a [Entry]>,
-    /// Offset behind the last batch.
+    entries: &'a [Entry],
+    /// Offset behind it.
     end: u64,
 }
 
@@ -75,17 +76,17 @@ impl<D: Disk> Writer<D> {
         self.current.as_ref().map(|current| (&current.segment.file, current.segment.name.name.as_str()))
     }
 
-    /// Writes the entries from index `first` on durably; `appends` are the units that callers handed in, each of them
-    /// a batch if it fits. Segments that became full on the way are given to `finished`.
+    /// Writes the entries from index `first` on durably, as one batch if it fits. Segments that became full on the way
+    /// are given to `finished`.
     ///
     /// Fails with [`DiskError::NoSpace`] before anything is written.
     pub(crate) fn append(
         &mut self,
         first: u64,
-        appends: &[Vec<Entry>],
+        entries: &[Entry],
         finished: &mut Vec<Finished>,
     ) -> Result<(), DiskError> {
-        let parts = self.lay_out(appends);
+        let parts = self.lay_out(entries);
         self.reserve(&parts)?;
         let mut first = first;
         for part in &parts {
@@ -95,39 +96,32 @@ impl<D: Disk> Writer<D> {
                 self.current = Some(Current { segment, extent: Extent::empty(first) });
             }
             self.write(part)?;
-            first = self.extent().expect("the part has entries").next();
+            first += part.entries.len() as u64;
         }
         Ok(())
     }
 
-    fn lay_out<'a>(&self, appends: &'a [Vec<Entry>]) -> Vec<Part<'a>> {
+    fn lay_out<'a>(&self, entries: &'a [Entry]) -> Vec<Part<'a>> {
         let mut parts = Vec::new();
-        let mut part = match &self.current {
-            Some(current) => Part { fresh: false, batches: Vec::new(), end: current.extent.end },
-            None => Part { fresh: true, batches: Vec::new(), end: HEADER_LEN as u64 },
-        };
-        for append in appends {
-            let mut rest = append.as_slice();
-            while !rest.is_empty() {
-                let room = self.segment_size.saturating_sub(part.end);
-                let mut count = fitting(rest, room);
-                if count == 0 {
-                    if part.end > HEADER_LEN as u64 {
-                        let next = Part { fresh: true, batches: Vec::new(), end: HEADER_LEN as u64 };
-                        parts.push(std::mem::replace(&mut part, next));
-                        continue;
-                    }
-                    // Larger than a whole segment: alone in one, which grows.
-                    count = 1;
-                }
-                let (batch, others) = rest.split_at(count);
-                part.end += batch_len(batch) as u64;
-                part.batches.push(batch);
-                rest = others;
+        let empty = HEADER_LEN as u64;
+        let mut fresh = self.current.is_none();
+        let mut end = self.current.as_ref().map_or(empty, |current| current.extent.end);
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let mut count = fitting(rest, self.segment_size.saturating_sub(end));
+            if count == 0 && end > empty {
+                fresh = true;
+                end = empty;
+                continue;
             }
+            // Larger than a whole segment: alone in one, which grows.
+            count = count.max(1);
+            let (entries, others) = rest.split_at(count);
+            end += batch_len(entries) as u64;
+            parts.push(Part { fresh, entries, end });
+            fresh = false;
+            rest = others;
         }
-        parts.push(part);
-        parts.retain(|part| !part.batches.is_empty());
         parts
     }
 
@@ -135,18 +129,18 @@ impl<D: Disk> Writer<D> {
     fn reserve(&mut self, parts: &[Part<'_>]) -> Result<(), DiskError> {
         let mut fresh = 0;
         for part in parts {
-            let needed = part.end.max(self.segment_size);
-            if !part.fresh {
+            if part.fresh {
+                let needed = part.end.max(self.segment_size);
+                if self.prepared.len() == fresh {
+                    self.prepare(needed)?;
+                }
+                grow(&mut self.prepared[fresh], needed)?;
+                fresh += 1;
+            } else if fresh == 0 {
+                // Large enough unless a failed write cut it or the first batch is too large for a segment.
                 let current = self.current.as_mut().expect("only a current segment is continued");
-                // A failed write may have cut the file.
                 grow(&mut current.segment, part.end)?;
-                continue;
             }
-            if self.prepared.len() == fresh {
-                self.prepare(needed)?;
-            }
-            grow(&mut self.prepared[fresh], needed)?;
-            fresh += 1;
         }
         Ok(())
     }
@@ -191,20 +185,20 @@ impl<D: Disk> Writer<D> {
         if is_first {
             buffer.extend_from_slice(&FORMAT.to_le_bytes());
         }
-        for entries in &part.batches {
-            let before = buffer.len();
-            batch::encode(entries, &mut buffer);
-            extent.push(entries.len(), buffer.len() - before);
-        }
+        let before = buffer.len();
+        batch::encode(part.entries, &mut buffer);
+        extent.push(part.entries.len(), buffer.len() - before);
         let segment = &mut current.segment;
         let what = format!("write to {}", segment.name.name);
         if let Err(error) = segment.file.write_at(&buffer, offset) {
+            // What was written of it must not be found: neither by the next start, nor behind a shorter write that
+            // comes later.
+            let cut = segment.file.truncate(offset);
             if error.kind() != io::ErrorKind::StorageFull {
                 return Err(DiskError::io(what, "write")(error));
             }
-            // A file system that cannot really reserve. What was written of this must not be found behind a shorter
-            // write that comes later.
-            segment.file.truncate(offset).map_err(DiskError::io(&what, "truncate"))?;
+            // A file system that cannot really reserve.
+            cut.map_err(DiskError::io(what, "truncate"))?;
             segment.size = offset;
             return Err(DiskError::NoSpace { name: segment.name.name.clone(), bytes: buffer.len() as u64 });
         }
