@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crossbeam_channel::Sender;
 use raft_glue::disk::{self, DiskError, LoadError, LogOptions, LogStore, OsDisk};
-use raft_glue::{Config, Loaded, Replica, Term, TrailingStrategy};
+use raft_glue::{Config, Loaded, Replica, TrailingStrategy};
 use vfs::Vfs;
 use wire_protocol::{Configuration, NodeId, Role, Server};
 
@@ -76,15 +76,19 @@ impl Plan<'_> {
     }
 
     fn open_log(&self) -> Result<(LogStore<OsDisk>, Loaded), NodeError> {
-        let open = || LogStore::open(self.disk.clone(), self.log_options()).map_err(load_error);
-        let (log, loaded) = open()?;
-        if loaded.hard_state.term != Term(0) || ![FIRST_ID, BOOTSTRAP_ID].contains(&self.id.0) {
-            return Ok((log, loaded));
+        if [FIRST_ID, BOOTSTRAP_ID].contains(&self.id.0) {
+            let server = Server { id: self.id, address: self.address.to_owned(), role: Role::Voter };
+            disk::bootstrap(self.disk, &Configuration { servers: vec![server] }).map_err(
+                |error| match error {
+                    DiskError::Locked => NodeError::Locked,
+                    error => NodeError::Bootstrap(error),
+                },
+            )?;
         }
-        log.close().map_err(NodeError::Bootstrap)?;
-        let server = Server { id: self.id, address: self.address.to_owned(), role: Role::Voter };
-        disk::bootstrap(self.disk, &Configuration { servers: vec![server] }).map_err(NodeError::Bootstrap)?;
-        open()
+        LogStore::open(self.disk.clone(), self.log_options()).map_err(|error| match error {
+            LoadError::Disk(DiskError::Locked) => NodeError::Locked,
+            error => NodeError::Load(error),
+        })
     }
 
     fn log_options(&self) -> LogOptions {
@@ -172,12 +176,5 @@ impl Plan<'_> {
             started,
         };
         Ok((EventLoop::new(parts), outbox))
-    }
-}
-
-fn load_error(error: LoadError) -> NodeError {
-    match error {
-        LoadError::Disk(DiskError::Locked) => NodeError::Locked,
-        error => NodeError::Load(error),
     }
 }

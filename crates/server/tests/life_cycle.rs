@@ -1,8 +1,10 @@
 //! Create, start, stop and what may be called when: results and texts of the C interface.
+#![allow(clippy::unwrap_used, reason = "a failure of a helper is a failure of the test")]
 
 mod common;
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -106,6 +108,47 @@ fn directory_of_a_running_node_is_locked() {
     assert_eq!((error.code(), error.to_string().as_str()), (1, "couldn't lock the raft directory"));
     assert_eq!(second.recover(configuration()).unwrap_err().code(), 1);
     first.open().exec_sql("CREATE TABLE t (n INTEGER)", &[]).unwrap();
+}
+
+#[test]
+fn files_of_a_first_start_are_those_of_c() {
+    let mut node = TestNode::start(1);
+    let names = |node: &TestNode| {
+        let mut names: Vec<String> = std::fs::read_dir(node.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| !name.starts_with("open-"))
+            .collect();
+        names.sort();
+        names
+    };
+    // The second one holds the term of the first election, which C's sole voters do without.
+    let expected = ["0000000000000001-0000000000000001", "dqlite-lock", "metadata1", "metadata2"];
+    assert_eq!(names(&node), expected);
+    for name in expected {
+        let metadata = std::fs::metadata(node.path().join(name)).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600, "{name}");
+    }
+    node.stop();
+    // Whoever unpacks a node's files beside its own keeps them.
+    std::fs::write(node.path().join("info.yaml"), "Address: x").unwrap();
+    node.restart();
+    node.stop();
+    assert!(node.path().join("info.yaml").exists());
+}
+
+#[test]
+fn first_start_that_was_interrupted_is_completed() {
+    let mut node = TestNode::start(1);
+    node.stop();
+    for name in std::fs::read_dir(node.path()).unwrap() {
+        let path = name.unwrap().path();
+        if path.file_name().unwrap() != "metadata1" {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    node.restart();
+    node.open().exec_sql("CREATE TABLE t (n INTEGER)", &[]).unwrap();
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! One node through its socket.
+#![allow(clippy::unwrap_used, reason = "a failure of a helper is a failure of the test")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Alone in its process: stop leaves no thread, no descriptor and no address behind.
+#![allow(clippy::unwrap_used, reason = "a failure of a helper is a failure of the test")]
 
 mod common;
 

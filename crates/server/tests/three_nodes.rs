@@ -1,4 +1,5 @@
 //! Clusters: replication, loss of a leader, membership, catching up.
+#![allow(clippy::unwrap_used, reason = "a failure of a helper is a failure of the test")]
 
 mod common;
 
