@@ -2,12 +2,12 @@
 //! captured transactions has the leader's image after each of them.
 //!
 //! Some runs lose their leadership now and then: what was not committed by then is gone from the leader, and the
-//! reference is set back to the same point. `VFS_DIFFERENTIAL_SEEDS=10000` runs more seeds than the default,
+//! reference is set back to the same point. `VFS_DIFFERENTIAL_SEEDS=200..10000` runs more seeds than the default,
 //! `VFS_DIFFERENTIAL_SEED=17` runs one and prints its statements.
 
 mod common;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -142,7 +142,12 @@ impl Run {
         assert_same_image(&self.leader, &self.follower);
         let snapshot = self.leader.snapshot();
         assert_eq!(snapshot.page_count() as usize * PAGE_SIZE, self.committed.len(), "seed {}", self.seed);
+        let free = free_leaves(&self.committed);
         for (index, (page, expected)) in snapshot.pages().zip(self.committed.chunks(PAGE_SIZE)).enumerate() {
+            if free.contains(&(index + 1)) {
+                // What is left in a free page after a rollback to a savepoint depends on what the cache held.
+                continue;
+            }
             let same = if index == 0 {
                 // The change counter and its copy depend on when a connection read page 1 last.
                 page[..24] == expected[..24]
@@ -224,20 +229,40 @@ impl Run {
     }
 }
 
+fn word(image: &[u8], offset: usize) -> usize {
+    u32::from_be_bytes(image[offset..offset + 4].try_into().unwrap()) as usize
+}
+
+/// Numbers of the free pages that hold nothing.
+fn free_leaves(image: &[u8]) -> HashSet<usize> {
+    let mut free = HashSet::new();
+    let mut trunk = word(image, 32);
+    while trunk != 0 {
+        let start = (trunk - 1) * PAGE_SIZE;
+        free.extend((0..word(image, start + 4)).map(|leaf| word(image, start + 8 + 4 * leaf)));
+        trunk = word(image, start);
+    }
+    free
+}
+
 #[test]
 fn random_sql_has_the_same_effect_as_on_sqlites_own_vfs() {
     if let Ok(seed) = std::env::var("VFS_DIFFERENTIAL_SEED") {
         Run::new(seed.parse().unwrap(), true).run();
         return;
     }
-    let seeds: Option<u64> = std::env::var("VFS_DIFFERENTIAL_SEEDS").ok().map(|count| count.parse().unwrap());
+    let range = std::env::var("VFS_DIFFERENTIAL_SEEDS").ok();
+    let (first, end) = range.as_deref().map_or((0, 200), |range| {
+        let (first, end) = range.split_once("..").unwrap();
+        (first.parse().unwrap(), end.parse().unwrap())
+    });
     let deadline = Instant::now() + Duration::from_secs(10);
     let (mut transactions, mut switches, mut restarts) = (0, 0, 0);
-    for seed in 0..seeds.unwrap_or(200) {
-        if seeds.is_none() && Instant::now() > deadline {
+    for seed in first..end {
+        if range.is_none() && Instant::now() > deadline {
             break;
         }
-        if seeds.is_some() {
+        if range.is_some() {
             println!("seed {seed}");
         }
         let mut run = Run::new(seed, false);

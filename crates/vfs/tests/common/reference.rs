@@ -39,8 +39,10 @@ impl Reference {
     }
 
     fn error(&self, code: c_int) -> SqlError {
-        // SAFETY: the connection is open; SQLite returns a C string that stays until the next call.
-        let message = unsafe { CStr::from_ptr(ffi::sqlite3_errmsg(self.db)) };
+        // SAFETY: the connection is open.
+        let message = unsafe { ffi::sqlite3_errmsg(self.db) };
+        // SAFETY: SQLite returns a C string that stays until the next call.
+        let message = unsafe { CStr::from_ptr(message) };
         SqlError { code, message: message.to_string_lossy().into_owned() }
     }
 
