@@ -145,7 +145,10 @@ impl Replica {
             if rejected == progress.pending_snapshot {
                 self.snapshot_failed(from);
             }
-        } else if progress.state == ProgressState::Probe && progress.next_idx == 1 && result.last_log_index.0 > 0 {
+        } else if progress.state == ProgressState::Probe
+            && progress.next_idx == 1
+            && result.last_log_index.0 > 0
+        {
             // It said that it was empty, and was only about to install a snapshot. Entries from the very beginning
             // would make a C node abort now.
             progress.next_idx = result.last_log_index.0.min(rejected - 1).min(last) + 1;

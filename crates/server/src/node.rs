@@ -145,6 +145,7 @@ impl Node {
             DiskError::Directory(text) if text == "directory path too long" => NodeError::PathTooLong,
             error => NodeError::Directory(error),
         })?;
+        disk::check_metadata(&disk).map_err(NodeError::Directory)?;
         Ok(Self {
             id: NodeId(id),
             address,

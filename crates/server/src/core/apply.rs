@@ -81,7 +81,9 @@ impl Core {
                 }
                 self.replica.handle_restored(index);
             }
-            Err(reason) => self.fail(format!("restoring the snapshot at index {index} failed: {reason}"), now_ms),
+            Err(reason) => {
+                self.fail(format!("restoring the snapshot at index {index} failed: {reason}"), now_ms)
+            }
         }
     }
 

@@ -23,7 +23,8 @@ impl Core {
         let legacy = state.protocol == Protocol::Legacy;
         let known = legacy || self.replica.configuration().is_voter(self.config.id);
         let (id, address) = self.replica.leader().filter(|_| known).unwrap_or_default();
-        let response = if legacy { Response::ServerLegacy { address } } else { Response::Server { id, address } };
+        let response =
+            if legacy { Response::ServerLegacy { address } } else { Response::Server { id, address } };
         self.respond(client, encode(&response), now_ms);
     }
 
