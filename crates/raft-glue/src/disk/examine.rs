@@ -126,6 +126,7 @@ pub(crate) fn examine<D: Disk>(disk: &D, segment_size: u64) -> Result<Examined, 
     let log = Log { chosen, open };
     log.read(disk, &mut examined)?;
     log.note_newest_configuration(disk, &mut examined)?;
+    examined.drop_front_before_snapshot();
     examined.judge_broken_snapshots(broken);
     Ok(examined)
 }
@@ -198,6 +199,20 @@ impl Examined {
                 self.note_configuration(index, configuration);
             }
         }
+    }
+
+    /// What is left of a log before a loss must reach the snapshot, or it is of no use.
+    fn drop_front_before_snapshot(&mut self) {
+        let next = self.snapshot_index() + 1;
+        if self.next_index() >= next {
+            return;
+        }
+        let Some(loss) = &mut self.loss else { return };
+        loss.index = next;
+        loss.good_entries = 0;
+        self.superfluous.extend(self.closed.drain(..).map(|segment| segment.name.name));
+        self.entries.clear();
+        self.first_index = next;
     }
 
     /// Broken snapshots cost nothing if the log covers what they covered.

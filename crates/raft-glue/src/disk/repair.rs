@@ -41,7 +41,10 @@ pub(crate) fn load_and_repair<D: Disk>(
 fn decide(examined: &Examined, auto_recovery: bool) -> Result<Record, LoadError> {
     let voters =
         examined.configuration.as_ref().map_or(0, |(_, configuration)| configuration.voters().count());
-    if let Some(loss) = examined.loss.as_ref().filter(|_| !auto_recovery || voters < 2) {
+    // Nobody's configuration may be left after a repair that was interrupted; the marker tells that it was allowed.
+    let is_interrupted = examined.configuration.is_none() && examined.survey.no_vote_until.is_some();
+    let may_lose = auto_recovery && (voters >= 2 || is_interrupted);
+    if let Some(loss) = examined.loss.as_ref().filter(|_| !may_lose) {
         return Err(loss_error(loss, voters));
     }
     if !auto_recovery && let Some(harmless) = examined.harmless.iter().find(|found| !found.accepted_by_c) {

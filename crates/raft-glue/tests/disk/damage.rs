@@ -356,8 +356,8 @@ fn a_crash_during_the_repair_never_makes_the_loss_look_like_none() {
     }
 }
 
-#[test]
-fn a_damaged_snapshot_without_a_log_that_covers_it_is_a_loss() {
+/// A member whose only snapshot, at 40, is damaged; the log goes on to 42.
+fn member_with_damaged_snapshot() -> MemoryDisk {
     let disk = MemoryDisk::new(0);
     let mut store = fresh(&disk);
     store.persist(&[step(1, 40, 1)]).unwrap();
@@ -370,6 +370,12 @@ fn a_damaged_snapshot_without_a_log_that_covers_it_is_a_loss() {
         content[middle] ^= 0xff;
     });
     disk.sync_directory().unwrap();
+    disk
+}
+
+#[test]
+fn a_damaged_snapshot_without_a_log_that_covers_it_is_a_loss() {
+    let disk = member_with_damaged_snapshot();
     let refused = LogStore::open(disk.clone(), LogOptions { auto_recovery: false, ..options() }).unwrap_err();
     assert!(matches!(&refused, LoadError::Snapshot { file, .. } if file == "snapshot-1-40-40"), "{refused}");
     let (mut store, loaded) = open(&disk);
@@ -382,6 +388,27 @@ fn a_damaged_snapshot_without_a_log_that_covers_it_is_a_loss() {
     let (_, loaded) = open(&disk.crash());
     check_log(&loaded, 51, 52, 2);
     assert_eq!(loaded.no_vote_until, None);
+}
+
+#[test]
+fn a_crash_while_a_damaged_snapshot_is_moved_aside_is_no_obstacle() {
+    let damaged = member_with_damaged_snapshot();
+    for stop in 0.. {
+        let disk = damaged.crash_with(1);
+        disk.inject(Fault::PowerOff(stop));
+        let finished = LogStore::open(disk.clone(), options()).is_ok();
+        for seed in 0..40 {
+            let (_, loaded) = open(&disk.crash_with(seed));
+            assert_eq!((loaded.snapshot, loaded.entries.len()), (None, 0), "stop {stop} seed {seed}");
+            assert!(
+                loaded.no_vote_until.is_some_and(|until| until >= LogIndex(42)),
+                "stop {stop} seed {seed}"
+            );
+        }
+        if finished {
+            break;
+        }
+    }
 }
 
 #[test]
