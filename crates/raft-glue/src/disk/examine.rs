@@ -40,8 +40,8 @@ pub(crate) struct Examined {
     pub(crate) replaced: Vec<String>,
     pub(crate) harmless: Vec<Harmless>,
     pub(crate) loss: Option<Loss>,
-    /// The newest configuration found anywhere.
-    pub(crate) configuration: Option<Configuration>,
+    /// The newest configuration found anywhere, and the index of its entry, about.
+    pub(crate) configuration: Option<(u64, Configuration)>,
 }
 
 /// An open segment with entries.
@@ -126,6 +126,7 @@ pub(crate) fn examine<D: Disk>(disk: &D, segment_size: u64) -> Result<Examined, 
     let log = Log { chosen, open };
     log.read(disk, &mut examined)?;
     log.note_newest_configuration(disk, &mut examined)?;
+    examined.drop_front_before_snapshot();
     examined.judge_broken_snapshots(broken);
     Ok(examined)
 }
@@ -148,7 +149,8 @@ impl Examined {
     ) -> Result<(Option<SnapshotName>, Vec<Broken>), DiskError> {
         let mut broken = Vec::new();
         let mut chosen = None;
-        for listed in self.survey.snapshots.iter().rev() {
+        let snapshots = std::mem::take(&mut self.survey.snapshots);
+        for listed in snapshots.iter().rev() {
             let name = &listed.name;
             if chosen.is_some() {
                 // Retention removes the `.meta` first.
@@ -165,28 +167,52 @@ impl Examined {
             }
             match snapshot::verify(disk, name) {
                 Ok(metadata) => {
-                    self.configuration = Some(metadata.configuration.clone());
+                    self.note_configuration(metadata.configuration_index.0, metadata.configuration.clone());
                     self.first_index = name.index.saturating_add(1);
                     self.snapshot = Some(metadata);
                     chosen = Some(name.clone());
                 }
                 Err(Unusable::Damaged { file, message }) => {
+                    if let Ok(metadata) = snapshot::read_meta(disk, name) {
+                        self.note_configuration(metadata.configuration_index.0, metadata.configuration);
+                    }
                     broken.push(Broken { name: name.clone(), file, message, accepted_by_c: false });
                 }
                 Err(Unusable::Disk(error)) => return Err(error),
             }
         }
+        self.survey.snapshots = snapshots;
         Ok((chosen, broken))
     }
 
-    fn note_configuration<'a>(&mut self, entries: impl DoubleEndedIterator<Item = &'a Entry>) {
-        let newest = entries
-            .rev()
-            .filter(|entry| entry.kind == EntryKind::Configuration)
-            .find_map(|entry| Configuration::decode(&entry.data).ok());
-        if newest.is_some() {
-            self.configuration = newest;
+    fn note_configuration(&mut self, index: u64, configuration: Configuration) {
+        if self.configuration.as_ref().is_none_or(|(known, _)| index >= *known) {
+            self.configuration = Some((index, configuration));
         }
+    }
+
+    fn note_configurations(&mut self, first: u64, entries: &[Entry]) {
+        for (index, entry) in (first..).zip(entries) {
+            if entry.kind == EntryKind::Configuration
+                && let Ok(configuration) = Configuration::decode(&entry.data)
+            {
+                self.note_configuration(index, configuration);
+            }
+        }
+    }
+
+    /// What is left of a log before a loss must reach the snapshot, or it is of no use.
+    fn drop_front_before_snapshot(&mut self) {
+        let next = self.snapshot_index() + 1;
+        if self.next_index() >= next {
+            return;
+        }
+        let Some(loss) = &mut self.loss else { return };
+        loss.index = next;
+        loss.good_entries = 0;
+        self.superfluous.extend(self.closed.drain(..).map(|segment| segment.name.name));
+        self.entries.clear();
+        self.first_index = next;
     }
 
     /// Broken snapshots cost nothing if the log covers what they covered.
@@ -279,19 +305,22 @@ impl Log {
     /// Finds out who belongs to the cluster, even if the entry that says so is among those that are lost.
     fn note_newest_configuration<D: Disk>(&self, disk: &D, examined: &mut Examined) -> Result<(), DiskError> {
         let entries = std::mem::take(&mut examined.entries);
-        examined.note_configuration(entries.iter());
+        examined.note_configurations(examined.first_index, &entries);
         examined.entries = entries;
         if examined.loss.is_none() {
             return Ok(());
         }
+        let mut next = examined.next_index();
         for name in examined.survey.closed.clone() {
             if name.first >= examined.next_index() {
                 let closed = segment::read_closed(&read_segment(disk, &name)?, name.last - name.first + 1);
-                examined.note_configuration(closed.entries.iter());
+                examined.note_configurations(name.first, &closed.entries);
+                next = next.max(name.last);
             }
         }
         for (_, open) in &self.open {
-            examined.note_configuration(open.entries.iter());
+            examined.note_configurations(next, &open.entries);
+            next += open.entries.len() as u64;
         }
         Ok(())
     }

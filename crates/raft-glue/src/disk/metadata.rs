@@ -19,6 +19,8 @@ use super::names::METADATA;
 use crate::{HardState, NodeId, Term};
 
 const FORMAT: u64 = 1;
+/// No directory sees so many writes; leaves room for those to come.
+const MAX_VERSION: u64 = 1 << 62;
 /// Size of each file.
 pub(crate) const SIZE: usize = 32;
 
@@ -51,6 +53,9 @@ impl Record {
         }
         if field(1) == 0 {
             return Err(format!("decode content of {name}: version is set to zero"));
+        }
+        if field(1) > MAX_VERSION {
+            return Err(format!("decode content of {name}: version {} is too high", field(1)));
         }
         let vote = Some(field(3)).filter(|id| *id != 0).map(NodeId);
         Ok(Self { version: field(1), hard_state: HardState { term: Term(field(2)), vote } })

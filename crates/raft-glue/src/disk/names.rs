@@ -23,6 +23,8 @@ pub(crate) const TEMPORARY: &str = "tmp-";
 pub(crate) const ASIDE: &str = "corrupt-";
 /// C skips longer names, or aborts.
 pub(crate) const MAX_NAME_LEN: usize = 127;
+/// Far above what any log reaches, far below where sums overflow.
+const MAX_INDEX: u64 = 1 << 62;
 /// Files of the two metadata slots.
 pub(crate) const METADATA: [&str; 2] = ["metadata1", "metadata2"];
 
@@ -82,8 +84,8 @@ impl SnapshotName {
             index: digits(parts.next()?, 20)?,
             timestamp_ms: digits(parts.next()?, 20)?,
         };
-        // Only the plain form leads back to the same file.
-        (parsed.to_string() == name).then_some(parsed)
+        // Only the plain form leads back to the same file, and no log is that long.
+        (parsed.to_string() == name && parsed.index <= MAX_INDEX).then_some(parsed)
     }
 
     pub(crate) fn meta(&self) -> String {
@@ -127,6 +129,7 @@ mod tests {
         assert_eq!((name.term, name.index, name.timestamp_ms), (1, 64, 2_507_632));
         assert_eq!(name.meta(), "snapshot-1-64-2507632.meta");
         assert_eq!(SnapshotName::parse("snapshot-1-64"), None);
+        assert_eq!(SnapshotName::parse("snapshot-1-18446744073709551615-1"), None);
         assert_eq!(SnapshotName::parse("snapshot-1-64-7.meta"), None);
         assert_eq!(SnapshotName::parse("snapshot-1-64-99999999999999999999"), None);
     }

@@ -39,8 +39,12 @@ pub(crate) fn load_and_repair<D: Disk>(
 
 /// Whether the directory may be used, and with which term and vote.
 fn decide(examined: &Examined, auto_recovery: bool) -> Result<Record, LoadError> {
-    let voters = examined.configuration.as_ref().map_or(0, |configuration| configuration.voters().count());
-    if let Some(loss) = examined.loss.as_ref().filter(|_| !auto_recovery || voters < 2) {
+    let voters =
+        examined.configuration.as_ref().map_or(0, |(_, configuration)| configuration.voters().count());
+    // Nobody's configuration may be left after a repair that was interrupted; the marker tells that it was allowed.
+    let is_interrupted = examined.configuration.is_none() && examined.survey.no_vote_until.is_some();
+    let may_lose = auto_recovery && (voters >= 2 || is_interrupted);
+    if let Some(loss) = examined.loss.as_ref().filter(|_| !may_lose) {
         return Err(loss_error(loss, voters));
     }
     if !auto_recovery && let Some(harmless) = examined.harmless.iter().find(|found| !found.accepted_by_c) {
@@ -100,6 +104,11 @@ fn metadata_files() -> String {
     "metadata1, metadata2".to_owned()
 }
 
+/// C's texts do not always name the file.
+fn naming(file: &str, message: &str, remedy: &str) -> String {
+    if message.contains(file) { remedy.to_owned() } else { format!("the damaged file is {file}; {remedy}") }
+}
+
 fn loss_error(loss: &Loss, voters: usize) -> LoadError {
     let files: Vec<&str> = loss.aside.iter().map(String::as_str).collect();
     let give_up = format!(
@@ -113,6 +122,7 @@ fn loss_error(loss: &Loss, voters: usize) -> LoadError {
         format!("switch auto-recovery on to fetch the entries from the cluster again, or {give_up}")
     };
     let (file, message) = (loss.file.clone(), loss.message.clone());
+    let remedy = naming(&file, &message, &remedy);
     if loss.is_snapshot {
         return LoadError::Snapshot { file, message, remedy };
     }
@@ -125,8 +135,11 @@ fn harmless_error(found: &Harmless) -> LoadError {
         offset: found.offset,
         index: LogIndex(found.index),
         message: found.message.clone(),
-        remedy: "nothing else depends on the damaged part: switch auto-recovery on to have it moved aside"
-            .to_owned(),
+        remedy: naming(
+            &found.file,
+            &found.message,
+            "nothing else depends on the damaged part: switch auto-recovery on to have it moved aside",
+        ),
     }
 }
 

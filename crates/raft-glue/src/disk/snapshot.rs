@@ -100,12 +100,16 @@ fn decode_meta(name: &SnapshotName, content: &[u8]) -> Result<SnapshotMetadata, 
 
 /// Reads the `.meta` and checks the payload as far as it can be checked.
 pub(crate) fn verify<D: Disk>(disk: &D, name: &SnapshotName) -> Result<SnapshotMetadata, Unusable> {
-    let meta = name.meta();
-    let content = files::read(disk, &meta, &format!("load {meta}"))?;
-    let metadata =
-        decode_meta(name, &content).map_err(|message| Unusable::Damaged { file: meta, message })?;
+    let metadata = read_meta(disk, name)?;
     stream(disk, name, &mut |_| {})?;
     Ok(metadata)
+}
+
+/// Reads the `.meta` only.
+pub(crate) fn read_meta<D: Disk>(disk: &D, name: &SnapshotName) -> Result<SnapshotMetadata, Unusable> {
+    let meta = name.meta();
+    let content = files::read(disk, &meta, &format!("load {meta}"))?;
+    decode_meta(name, &content).map_err(|message| Unusable::Damaged { file: meta, message })
 }
 
 /// The payload, uncompressed.

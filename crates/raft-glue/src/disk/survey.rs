@@ -72,7 +72,8 @@ pub(crate) fn survey<D: Disk>(disk: &D) -> Result<Survey, DiskError> {
 }
 
 fn aside_number(name: &str) -> Option<u64> {
-    name.strip_prefix(ASIDE)?.split('-').next()?.parse().ok()
+    // C counts nanoseconds here.
+    name.strip_prefix(ASIDE)?.split('-').next()?.parse().ok().filter(|number| *number < u64::MAX / 2)
 }
 
 fn read_marker<D: Disk>(disk: &D) -> Result<u64, DiskError> {
