@@ -148,7 +148,9 @@ impl RawFile {
 
     pub fn methods(&self) -> &sqlite3_io_methods {
         // SAFETY: the file is open.
-        unsafe { &*(*self.file).pMethods }
+        let methods = unsafe { (*self.file).pMethods };
+        // SAFETY: an open file has methods, and they are static.
+        unsafe { &*methods }
     }
 
     pub fn read(&self, offset: i64, len: usize) -> (c_int, Vec<u8>) {
