@@ -5,6 +5,8 @@
 //! reference is set back to the same point. `VFS_DIFFERENTIAL_SEEDS=200..10000` runs more seeds than the default,
 //! `VFS_DIFFERENTIAL_SEED=17` runs one and prints its statements.
 
+#![allow(clippy::unwrap_used, reason = "a failure of a helper is a failure of the test")]
+
 mod common;
 
 use std::collections::{HashSet, VecDeque};

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test program uses a part of this")]
 #![allow(clippy::unwrap_used, reason = "a failure of a helper is a failure of the test")]
 
+pub mod raw;
 pub mod reference;
 pub mod rng;
 pub mod sql;
