@@ -268,7 +268,7 @@ fn lines_of(output: impl std::io::Read + Send + 'static) -> Receiver<String> {
 
 /// C's library finds libraft next to itself.
 fn search_path(library: &Path) -> OsString {
-    let mut path = library.parent().unwrap_or(Path::new(".")).as_os_str().to_owned();
+    let mut path = library.parent().unwrap_or_else(|| Path::new(".")).as_os_str().to_owned();
     if let Some(configured) = std::env::var_os("LD_LIBRARY_PATH") {
         path.push(":");
         path.push(configured);

@@ -457,7 +457,7 @@ impl Core {
     }
 
     /// Stops the reads of clients that closed their sending half some time ago: they are probably gone.
-    pub(super) fn cancel_reads_of_departed(&mut self, now_ms: u64) {
+    pub(super) fn cancel_reads_of_departed(&self, now_ms: u64) {
         for state in self.clients.values() {
             let departed = state.eof_at_ms.is_some_and(|at| now_ms >= at + limits::EOF_READ_GRACE_MS);
             if let (true, RequestState::Running(Running { kind: RequestKind::Query, .. }), Some(opened)) =
