@@ -233,7 +233,8 @@ fn second_batch(first: u64) -> usize {
 
 #[test]
 fn a_member_of_a_cluster_keeps_the_front_and_waits_for_the_rest() {
-    let cases: [(&str, fn(&MemoryDisk), u64); 7] = [
+    type Damage = fn(&MemoryDisk);
+    let cases: [(&str, Damage, u64); 7] = [
         (
             "second batch of the first segment",
             |disk| change(disk, FIRST, |c| c[second_batch(1) + 60] ^= 1),
@@ -491,7 +492,7 @@ fn a_log_whose_front_is_missing_is_not_taken_for_a_whole_one() {
     drop(store);
     let disk = disk.crash();
     disk.unlink(FIRST).unwrap();
-    let error = LogStore::open(disk.clone(), options()).unwrap_err();
+    let error = LogStore::open(disk, options()).unwrap_err();
     assert!(error.to_string().contains("not a configuration"), "{error}");
     assert_eq!(damaged_file(&error), "open-1");
 }
