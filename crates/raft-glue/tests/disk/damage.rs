@@ -176,6 +176,64 @@ fn check_case(name: &str, disk: &MemoryDisk, auto_recovery: bool, expected: Outc
     }
 }
 
+/// The same directories, with a first entry that says that there are three voters.
+#[test]
+fn damaged_members_of_a_cluster_wait_for_what_they_lost() {
+    let first = "0000000000000001-0000000000000001";
+    let bootstrapped = MemoryDisk::new(0);
+    bootstrap(&bootstrapped, &configuration(3)).unwrap();
+    let directories = unpack("damage");
+    let mut waiting = 0;
+    for (name, alone, _) in CASES {
+        let disk = disk(&directories[name]);
+        if disk.content(first).is_none() || name == "closed-first-data-crc" {
+            continue;
+        }
+        disk.put(first, &bootstrapped.content(first).unwrap());
+        let before = contents(&disk);
+        let result = open_with(&disk, true);
+        let loses_votes = name.starts_with("meta-") && matches!(alone, Starts(_, 2));
+        match (result, alone) {
+            (Err(error), _) => {
+                assert!(loses_votes, "{name}: {error}");
+                assert!(matches!(error, LoadError::Metadata { .. }), "{name}: {error}");
+            }
+            (Ok((_, loaded)), Starts(next, _)) => {
+                assert!(!loses_votes, "{name}");
+                assert_eq!((loaded.no_vote_until, loaded.entries.len() as u64), (None, next - 1), "{name}");
+            }
+            (Ok((_, loaded)), Refuses(file)) => {
+                assert!(loaded.no_vote_until.is_some_and(|until| until >= LogIndex(13)), "{name}");
+                assert!(!loaded.entries.is_empty());
+                let aside = disk
+                    .names()
+                    .into_iter()
+                    .find(|aside| aside.starts_with("corrupt-") && aside.ends_with(file));
+                assert_eq!(disk.content(&aside.unwrap()).as_ref(), before.get(file), "{name}");
+                waiting += 1;
+            }
+        }
+    }
+    assert!(waiting >= 15, "{waiting}");
+}
+
+#[test]
+fn the_readme_lists_every_case() {
+    let readme = include_str!("../../src/disk/README.md");
+    for (name, with, without) in CASES {
+        let row = readme
+            .lines()
+            .find(|line| line.starts_with(&format!("| `{name}` |")))
+            .unwrap_or_else(|| panic!("{name}"));
+        let alone = row.split(" | ").nth(3).unwrap();
+        let (on, off) = alone.split_once(" / ").unwrap_or((alone, alone));
+        for (outcome, text) in [(with, on), (without, off)] {
+            let refuses = matches!(outcome, Refuses(_));
+            assert_eq!(text.starts_with("refuses"), refuses, "{name}: {text}");
+        }
+    }
+}
+
 #[test]
 fn refusals_say_what_c_says_and_what_to_do() {
     let directories = unpack("damage");
