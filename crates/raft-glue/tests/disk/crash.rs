@@ -3,10 +3,15 @@
 //! After each crash the directory must load, hold everything that was acknowledged, nothing that was never handed in,
 //! and go on. The same with a failing operation in place of the crash.
 
-use raft_glue::disk::{DiskError, Fault, LogStore, MemoryDisk, bootstrap, recover};
+use raft_glue::disk::{DiskError, Fault, LogOptions, LogStore, MemoryDisk, bootstrap, recover};
 use raft_glue::{Entry, HardState, Loaded, LogIndex, NodeId, Persist, SnapshotMetadata, Term};
 
 use crate::fixture::*;
+
+/// What a crash leaves needs no permission to be repaired.
+fn options() -> LogOptions {
+    LogOptions { auto_recovery: false, ..crate::fixture::options() }
+}
 
 /// What the store was told and what it confirmed.
 #[derive(Clone, Debug, Default)]
