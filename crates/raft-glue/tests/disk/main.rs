@@ -7,5 +7,6 @@ mod crash;
 mod damage;
 mod fixture;
 mod golden;
+mod member;
 mod offline;
 mod store;
