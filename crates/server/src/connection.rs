@@ -86,10 +86,6 @@ impl Connection {
         }
     }
 
-    pub(crate) fn socket(&self) -> &Socket {
-        &self.socket
-    }
-
     /// Notes what the poll said.
     pub(crate) fn ready(&mut self, readable: bool, writable: bool) {
         self.readable |= readable;
@@ -215,7 +211,11 @@ impl Connection {
         }
         if slow != self.slow && flush != Flush::Unfinished {
             self.slow = slow;
-            self.socket.set_user_timeout(if slow { SLOW_READER_USER_TIMEOUT_MS } else { CLIENT_USER_TIMEOUT_MS });
+            self.socket.set_user_timeout(if slow {
+                SLOW_READER_USER_TIMEOUT_MS
+            } else {
+                CLIENT_USER_TIMEOUT_MS
+            });
         }
         Ok(flush)
     }

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod client;
 pub mod connector;
 pub mod core;
 pub mod node;
@@ -10,8 +11,14 @@ pub mod options;
 
 mod connection;
 mod dialer;
+mod disk_thread;
+mod event_loop;
 mod executor;
+mod listener;
+mod snapshot_thread;
 mod socket;
+mod startup;
+mod transport;
 mod wake;
 
 pub use connector::Connect;

@@ -11,7 +11,8 @@ use crate::page::{Page, PageTable};
 use crate::wal::{Wal, be_u32};
 use crate::wal_index::{IndexHeader, MARK_UNUSED};
 
-/// Past this many thresholds a restart no longer spares readers that ignore the WAL the surprise of `BUSY_SNAPSHOT`.
+/// Past this many thresholds a WAL is long, and a restart no longer spares readers that ignore the WAL the surprise of
+/// `BUSY_SNAPSHOT`.
 const PATIENCE: u32 = 16;
 
 impl Generation {
@@ -31,11 +32,14 @@ impl Generation {
             );
             return Err(self.violate(state, reason));
         }
-        if state.committed - before >= threshold.max(1) {
+        // A long WAL is moved whole every time: readers of a WAL that is in the main file do without it, and once the last
+        // of the others has gone it can be restarted.
+        let is_long = state.captured >= threshold.saturating_mul(PATIENCE);
+        if state.committed - before >= if is_long { 1 } else { threshold.max(1) } {
             done.backfilled = state.backfill();
         }
         state.release_frames();
-        if state.can_restart(threshold.saturating_mul(PATIENCE)) {
+        if state.can_restart(is_long) {
             if let Err(reason) = state.restart(&*self.settings.environment) {
                 return Err(self.violate(state, reason));
             }
@@ -47,7 +51,7 @@ impl Generation {
 
 impl State {
     /// Moves frames into the main file; returns how many.
-    fn backfill(&mut self) -> u32 {
+    pub(crate) fn backfill(&mut self) -> u32 {
         // SQLite holds this lock shared while it checks a snapshot of its own snapshot API.
         if !self.locks.is_free(CHECKPOINT) {
             return 0;
@@ -65,6 +69,11 @@ impl State {
             } else {
                 limit = mark;
             }
+        }
+        // A mark that a slow reader left in a free slot before a restart can lie inside a transaction, and the main file
+        // must not have one in part.
+        while limit > before && self.wal.frame(limit).is_none_or(|frame| frame.commit_size() == 0) {
+            limit -= 1;
         }
         if limit <= before {
             return 0;
@@ -84,9 +93,10 @@ impl State {
         }
         // The last frame stays: its checksum is read when a transaction has to compute its own anew.
         self.wal.release(floor);
+        self.index.release(floor);
     }
 
-    fn can_restart(&self, patience: u32) -> bool {
+    fn can_restart(&self, is_long: bool) -> bool {
         let length = self.captured;
         length > 0
             && self.queue.is_empty()
@@ -95,7 +105,7 @@ impl State {
             && self.index.max_frame() == length
             && self.locks.is_free(WRITE)
             && (READ0 + 1..READ0 + 5).all(|slot| self.locks.is_free(slot))
-            && (self.locks.is_free(READ0) || length >= patience)
+            && (self.locks.is_free(READ0) || is_long)
     }
 
     fn restart(&mut self, environment: &dyn crate::Environment) -> Result<(), String> {
@@ -106,6 +116,7 @@ impl State {
         environment.randomness(&mut salts[4..]);
         self.base += u64::from(self.captured);
         self.wal.restart();
+        self.index.reuse();
         self.captured = 0;
         self.committed = 0;
         self.restarts = self.restarts.wrapping_add(1);

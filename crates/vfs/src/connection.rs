@@ -144,9 +144,11 @@ impl Connection {
         DatabaseName::new(name.as_bytes())
             .map_err(|error| SqlError { code: ffi::SQLITE_CANTOPEN, message: error.to_string() })?;
         let mut db = std::ptr::null_mut();
+        // A host may have turned the shared cache on; connections that share one would share a handle and its locks.
         let flags = ffi::SQLITE_OPEN_READWRITE
             | ffi::SQLITE_OPEN_CREATE
             | ffi::SQLITE_OPEN_NOMUTEX
+            | ffi::SQLITE_OPEN_PRIVATECACHE
             | ffi::SQLITE_OPEN_EXRESCODE;
         // SAFETY: C strings, and a place for the result.
         let code = unsafe {
@@ -185,7 +187,9 @@ impl Connection {
     /// Whether the generation of this connection is over, so that it should be closed.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.inner.handle().generation.lock().fenced || self.generation() != self.database().generation()
+        // One after the other: whoever holds both mutexes takes the database's first.
+        let fenced = self.inner.handle().generation.lock().fenced;
+        fenced || self.generation() != self.database().generation()
     }
 
     /// Position that must be committed before anything this connection computed may be told to a client: the newest
@@ -207,7 +211,6 @@ impl Connection {
     ///
     /// # Errors
     /// SQLite's.
-    #[expect(clippy::needless_pass_by_ref_mut, reason = "preparing belongs to the owner of the connection")]
     pub fn prepare_with(&mut self, sql: &[u8], lifetime: Lifetime) -> Result<Prepared, SqlError> {
         Statement::prepare(&self.inner, sql, lifetime)
     }

@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::checkpoint::overlay;
-use crate::error::{ApplyError, Error, Veto};
+use crate::error::{Error, Veto};
 use crate::first_page::first_page;
-use crate::generation::{Generation, SIZE_FIELD, Seed, State};
-use crate::locks::WRITE;
+use crate::generation::{Generation, Seed, Speculative, State};
 use crate::name::DatabaseName;
 use crate::options::Settings;
 use crate::page::{PAGE_SIZE, Page, PageNumber, PageTable, Position};
@@ -95,7 +94,7 @@ impl Database {
         Arc::clone(&self.slot())
     }
 
-    fn slot(&self) -> MutexGuard<'_, Arc<Generation>> {
+    pub(crate) fn slot(&self) -> MutexGuard<'_, Arc<Generation>> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -135,9 +134,9 @@ impl Database {
         self.with(|state| state.committed_pages)
     }
 
-    /// Frames in the WAL. They go back to none at a restart, which needs a moment without speculative transactions: a
-    /// caller that sees this grow far beyond the checkpoint threshold should let the pipeline drain once and call
-    /// [`maintain`](Self::maintain).
+    /// Number of the last frame in the WAL. It goes back to zero at a restart, which needs a moment without speculative
+    /// transactions and without readers of the WAL. Memory does not grow with it, [`maintain`](Self::maintain) frees what
+    /// nobody reads any more, but the number has 32 bits: a caller that sees millions should let the pipeline drain once.
     #[must_use]
     pub fn wal_frames(&self) -> u32 {
         self.with(|state| state.captured)
@@ -198,7 +197,7 @@ impl Database {
             generation: generation.id,
             sequence: speculative.sequence,
             end: Position(state.base + u64::from(speculative.last)),
-            pages: state.pages(speculative.first, speculative.last),
+            pages: state.pages(speculative),
             page_count: speculative.page_count,
             delete_marker: speculative.delete_marker,
         };
@@ -250,7 +249,7 @@ impl Database {
     }
 
     /// Refuses commits with the code of the veto, or lets them pass again. Statements fail cleanly and their connections
-    /// stay usable.
+    /// stay usable. A veto ends with the generation.
     pub fn set_veto(&self, veto: Option<Veto>) {
         self.current().lock().veto = veto;
     }
@@ -263,7 +262,7 @@ impl Database {
         self.switch(&mut slot)
     }
 
-    fn switch(&self, slot: &mut Arc<Generation>) -> usize {
+    pub(crate) fn switch(&self, slot: &mut Arc<Generation>) -> usize {
         let mut old = slot.lock();
         old.fenced = true;
         let discarded = old.queue.len();
@@ -290,45 +289,6 @@ impl Database {
         Arc::new(Generation::new(id, self.name.clone(), Arc::clone(&self.settings), seed))
     }
 
-    /// Applies a transaction of another node. Duplicate page numbers and any order are fine, the last image of a page
-    /// wins. All is checked before anything changes.
-    ///
-    /// If a connection of this node holds the WRITE lock, or the generation is fenced, the generation is replaced first:
-    /// a transaction that the log committed never waits for a local one.
-    ///
-    /// # Errors
-    /// What is wrong with the transaction, or [`Error::Invariant`] when speculative transactions exist, which then
-    /// include one that the log decided against without anybody having said so.
-    pub fn apply<'a>(
-        &self,
-        pages: &mut dyn ExactSizeIterator<Item = (PageNumber, &'a [u8])>,
-    ) -> Result<Position, ApplyError> {
-        let mut copies = Vec::with_capacity(pages.len());
-        for (number, bytes) in pages {
-            let page =
-                Page::copy_from(bytes).ok_or(ApplyError::PageSize { number: number.0, len: bytes.len() })?;
-            copies.push((number.0, page));
-        }
-        let mut slot = self.slot();
-        let current = Arc::clone(&slot);
-        let mut state = current.lock();
-        current.check(&state)?;
-        let (page_count, deleted) = final_size(&copies, state.committed_pages)?;
-        if !state.fenced && !state.queue.is_empty() {
-            let reason = format!("apply with {} speculative transactions", state.queue.len());
-            return Err(current.violate(&mut state, reason).into());
-        }
-        if state.fenced || !state.locks.is_free(WRITE) {
-            drop(state);
-            self.switch(&mut slot);
-            let current = Arc::clone(&slot);
-            let mut state = current.lock();
-            return apply_to(&current, &mut state, copies, page_count, deleted);
-        }
-        drop(slot);
-        apply_to(&current, &mut state, copies, page_count, deleted)
-    }
-
     /// Moves committed frames into the main file and restarts the WAL, if enough frames wait and nobody is in the way.
     /// Cheap when there is nothing to do; call it after commits.
     ///
@@ -352,7 +312,7 @@ impl Database {
     /// The committed state.
     #[must_use]
     pub fn snapshot(&self) -> DatabaseSnapshot {
-        self.with(State::snapshot)
+        self.current().lock().snapshot()
     }
 
     /// Replaces the database by an image, in a new generation. An image without pages is that of a new database.
@@ -360,11 +320,7 @@ impl Database {
     /// # Errors
     /// [`Error::Image`] if a page has another length, the count is wrong, or page 1 is not that of a WAL database with
     /// pages of 4096 bytes; then nothing changes.
-    pub fn restore<'a>(
-        &self,
-        page_count: u32,
-        pages: &mut dyn Iterator<Item = &'a [u8]>,
-    ) -> Result<(), Error> {
+    pub fn restore(&self, page_count: u32, pages: &mut dyn Iterator<Item = &[u8]>) -> Result<(), Error> {
         let mut table = PageTable::default();
         let mut count = 0;
         for bytes in pages {
@@ -400,76 +356,32 @@ impl Database {
 }
 
 impl State {
-    fn committed_position(&self) -> Position {
+    pub(crate) fn committed_position(&self) -> Position {
         Position(self.base + u64::from(self.committed))
     }
 
-    fn snapshot(&self) -> DatabaseSnapshot {
+    fn snapshot(&mut self) -> DatabaseSnapshot {
+        // What can be moved into the main file first changes it in place; the rest has to be put over a copy.
+        self.backfill();
         let mut table = self.table.clone();
         let page_count =
             overlay(&mut table, self.main_pages, &self.wal, self.index.backfill(), self.committed);
         DatabaseSnapshot { table, page_count }
     }
 
-    /// Final image of each page in a range of frames. A page occurs twice when it was spilled and changed again.
-    fn pages(&self, first: u32, last: u32) -> Vec<(PageNumber, Page)> {
-        let mut pages: Vec<(PageNumber, Page)> = (first..=last)
+    /// Final image of each page of a transaction. A page occurs twice when it was spilled and changed again, and one that
+    /// was spilled can be beyond the size in the end.
+    fn pages(&self, transaction: &Speculative) -> Vec<(PageNumber, Page)> {
+        let mut pages: Vec<(PageNumber, Page)> = (transaction.first..=transaction.last)
             .rev()
             .filter_map(|number| self.wal.frame(number))
+            .filter(|frame| frame.page_number() <= transaction.page_count)
             .filter_map(|frame| Some((PageNumber(frame.page_number()), frame.page.clone()?)))
             .collect();
         // Newest first until here; a stable sort keeps the newest of equals in front.
         pages.sort_by_key(|(number, _)| *number);
         pages.dedup_by_key(|(number, _)| *number);
         pages
-    }
-}
-
-fn apply_to(
-    generation: &Generation,
-    state: &mut State,
-    pages: Vec<(u32, Page)>,
-    page_count: u32,
-    deleted: bool,
-) -> Result<Position, ApplyError> {
-    if state.committed != state.captured {
-        let reason = format!("apply with {} captured, {} committed", state.captured, state.committed);
-        return Err(generation.violate(state, reason).into());
-    }
-    if let Err(reason) = state.append(pages, page_count) {
-        return Err(generation.violate(state, reason).into());
-    }
-    state.captured = state.index.max_frame();
-    state.committed = state.captured;
-    state.committed_pages = page_count;
-    state.deleted = deleted;
-    Ok(state.committed_position())
-}
-
-/// Size of the database after a transaction, and whether that is the deletion of the database. Page 1 tells the size;
-/// without it the size does not change.
-fn final_size(pages: &[(u32, Page)], before: u32) -> Result<(u32, bool), ApplyError> {
-    let count = u32::try_from(pages.len()).unwrap_or(u32::MAX);
-    if count == 0 {
-        return Err(ApplyError::Empty);
-    }
-    // Growth writes every new page except the one that holds the pending byte.
-    let limit = before.saturating_add(count).saturating_add(1);
-    let mut highest = before;
-    for (number, _) in pages {
-        if *number == 0 || *number > limit {
-            return Err(ApplyError::PageNumber { number: *number, page_count: before });
-        }
-        highest = highest.max(*number);
-    }
-    let Some((_, page)) = pages.iter().rev().find(|(number, _)| *number == 1) else {
-        return Ok((before, false));
-    };
-    match page.field(SIZE_FIELD) {
-        0 if count == 1 => Ok((1, true)),
-        0 => Err(ApplyError::DeleteMarker),
-        size if size > highest => Err(ApplyError::Size { size, highest }),
-        size => Ok((size, false)),
     }
 }
 

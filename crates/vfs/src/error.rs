@@ -82,7 +82,7 @@ pub enum ApplyError {
         /// Its length.
         len: usize,
     },
-    /// A page number of zero or beyond what the transaction can have added.
+    /// A page number of zero, beyond the end when no page is not, or beyond what the transaction can have added.
     #[error("page number {number} in a database of {page_count} pages")]
     PageNumber {
         /// The number.

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::database::Database;
 use crate::error::Veto;
-use crate::generation::{Generation, lookup};
+use crate::files::lookup;
+use crate::generation::Generation;
 use crate::locks::bit;
 use crate::page::{Page, PageTable};
 

@@ -6,11 +6,15 @@
 //!
 //! See the README for the invariants and a map of the modules.
 
+mod apply;
 mod authorizer;
+mod capture;
 mod checkpoint;
 mod connection;
 mod database;
+mod delete;
 mod error;
+mod files;
 mod first_page;
 mod generation;
 mod handle;

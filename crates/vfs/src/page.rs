@@ -90,8 +90,10 @@ impl fmt::Debug for Page {
 struct Chunk([Option<Page>; CHUNK_PAGES]);
 
 impl Chunk {
+    /// A chunk of holes; all are the same until they are changed.
     fn empty() -> Arc<Self> {
-        Arc::new(Self([const { None }; CHUNK_PAGES]))
+        static EMPTY: OnceLock<Arc<Chunk>> = OnceLock::new();
+        Arc::clone(EMPTY.get_or_init(|| Arc::new(Self([const { None }; CHUNK_PAGES]))))
     }
 }
 
@@ -126,10 +128,10 @@ impl PageTable {
         }
         let chunks = Arc::make_mut(&mut self.chunks);
         chunks.truncate(kept.div_ceil(CHUNK_PAGES));
-        if let (Some(last), used @ 1..) = (chunks.last_mut(), kept % CHUNK_PAGES) {
-            if last.0[used..].iter().any(Option::is_some) {
-                Arc::make_mut(last).0[used..].fill(None);
-            }
+        if let (Some(last), used @ 1..) = (chunks.last_mut(), kept % CHUNK_PAGES)
+            && last.0[used..].iter().any(Option::is_some)
+        {
+            Arc::make_mut(last).0[used..].fill(None);
         }
     }
 }

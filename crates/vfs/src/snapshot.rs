@@ -1,7 +1,7 @@
 //! Images of whole databases: taken, checked, and assembled from the old form with a separate WAL.
 
 use crate::error::Error;
-use crate::generation::lookup;
+use crate::files::lookup;
 use crate::page::{PAGE_SIZE, Page, PageTable};
 use crate::wal::{FRAME_HEADER_LEN, FRAME_LEN, WAL_HEADER_LEN, be_u32};
 

@@ -232,7 +232,6 @@ impl Statement {
     }
 
     /// Makes all parameters NULL.
-    #[expect(clippy::needless_pass_by_ref_mut, reason = "changes the statement behind the pointer")]
     pub fn clear_bindings(&mut self) {
         let _entered = self.inner.enter();
         // SAFETY: the statement is alive and its connection entered.
@@ -243,7 +242,6 @@ impl Statement {
     ///
     /// # Errors
     /// SQLite's, among them the code of a [`Veto`](crate::Veto).
-    #[expect(clippy::needless_pass_by_ref_mut, reason = "invalidates the columns of the row before")]
     pub fn step(&mut self) -> Result<Step, SqlError> {
         let entered = self.inner.enter();
         // SAFETY: the statement is alive and its connection entered.
@@ -261,7 +259,6 @@ impl Statement {
     ///
     /// # Errors
     /// The error of the last step again, or that of the commit.
-    #[expect(clippy::needless_pass_by_ref_mut, reason = "invalidates the columns of the row before")]
     pub fn reset(&mut self) -> Result<(), SqlError> {
         // SAFETY: the statement is alive and its connection entered.
         let result = self.check(|raw| unsafe { ffi::sqlite3_reset(raw) });
@@ -276,8 +273,8 @@ impl Statement {
         let column = c_int::try_from(column).unwrap_or(-1);
         // SAFETY: the statement is alive and its connection entered; SQLite checks the number.
         match unsafe { ffi::sqlite3_column_type(self.raw, column) } {
-            // SAFETY: as above.
             ffi::SQLITE_INTEGER => {
+                // SAFETY: as above.
                 ColumnValue::Integer(unsafe { ffi::sqlite3_column_int64(self.raw, column) })
             }
             // SAFETY: as above.

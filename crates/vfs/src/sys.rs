@@ -1,4 +1,8 @@
-//! The one call to the operating system.
+//! Calls to the operating system.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
 
 /// Fills `buffer` from the kernel's generator; leaves zeros where that fails.
 pub(crate) fn fill_random(buffer: &mut [u8]) {
@@ -12,5 +16,49 @@ pub(crate) fn fill_random(buffer: &mut [u8]) {
             _ if std::io::Error::last_os_error().kind() == std::io::ErrorKind::Interrupted => {}
             _ => return,
         }
+    }
+}
+
+/// `WORDS` words on pages of their own, zero at first, that can be shared with C code by address.
+pub(crate) struct ZeroedPages<const WORDS: usize>(NonNull<[AtomicU32; WORDS]>);
+
+// SAFETY: the words are atomic and owned by this object alone.
+unsafe impl<const WORDS: usize> Send for ZeroedPages<WORDS> {}
+// SAFETY: as above.
+unsafe impl<const WORDS: usize> Sync for ZeroedPages<WORDS> {}
+
+impl<const WORDS: usize> ZeroedPages<WORDS> {
+    /// Alignment that suits madvise on systems with pages of 4 KiB; elsewhere it refuses, which only costs memory.
+    const LAYOUT: Layout = match Layout::new::<[AtomicU32; WORDS]>().align_to(4096) {
+        Ok(layout) if layout.size() > 0 => layout,
+        _ => panic!("a few pages are a possible layout"),
+    };
+
+    pub(crate) fn new() -> Self {
+        // SAFETY: the layout is not empty.
+        let memory = unsafe { alloc_zeroed(Self::LAYOUT) };
+        let Some(memory) = NonNull::new(memory) else { handle_alloc_error(Self::LAYOUT) };
+        Self(memory.cast())
+    }
+
+    pub(crate) fn words(&self) -> &[AtomicU32; WORDS] {
+        // SAFETY: allocated in `new` with at least this layout; all zeros are atomics of value zero.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Gives the memory back to the system if it can be; the words are zero until they are written again. Callers have
+    /// no use for the values any more.
+    pub(crate) fn clear(&self) {
+        let start = self.0.as_ptr().cast();
+        // SAFETY: the range is private memory of this allocation. Every access to it is atomic or C's, so that it may
+        // change behind a reference.
+        unsafe { libc::madvise(start, Self::LAYOUT.size(), libc::MADV_DONTNEED) };
+    }
+}
+
+impl<const WORDS: usize> Drop for ZeroedPages<WORDS> {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with the same layout, and nobody can have a reference any more.
+        unsafe { dealloc(self.0.as_ptr().cast(), Self::LAYOUT) };
     }
 }

@@ -20,6 +20,7 @@
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 
+use crate::sys::ZeroedPages;
 use crate::wal::{Checksum, NATIVE_BIG_ENDIAN, WAL_VERSION, checksum, native_bytes, native_u32};
 
 pub(crate) const REGION_LEN: usize = 32_768;
@@ -83,18 +84,18 @@ fn words_checksum(words: &[u32; HEADER_WORDS]) -> Checksum {
     checksum(&bytes, [0, 0])
 }
 
-struct Region(Box<[AtomicU32]>);
+struct Region(ZeroedPages<REGION_WORDS>);
 
 impl Region {
     fn new() -> Self {
-        Self((0..REGION_WORDS).map(|_| AtomicU32::new(0)).collect())
+        Self(ZeroedPages::new())
     }
 
     /// Word and shift of a hash slot, so that two-byte slots are changed by whole words. The neighbour in the word is
     /// stored back unchanged, which is harmless because there is no other writer.
     fn slot(&self, slot: usize) -> (&AtomicU32, u32) {
         let upper = (slot % 2 == 1) != cfg!(target_endian = "big");
-        (&self.0[HASH_WORD + slot / 2], if upper { 16 } else { 0 })
+        (&self.0.words()[HASH_WORD + slot / 2], if upper { 16 } else { 0 })
     }
 
     fn load_slot(&self, slot: usize) -> u32 {
@@ -112,12 +113,14 @@ impl Region {
 /// All regions of one wal-index.
 pub(crate) struct WalIndex {
     regions: Vec<Region>,
+    /// Regions from 1 up to here, excluded, were given back.
+    released: usize,
 }
 
 impl WalIndex {
     /// A valid wal-index without frames.
     pub(crate) fn new(change: u32, page_count: u32, salts: [u8; 8]) -> Self {
-        let index = Self { regions: vec![Region::new()] };
+        let index = Self { regions: vec![Region::new()], released: 1 };
         index.write_header(&IndexHeader { change, max_frame: 0, page_count, frame_checksum: [0, 0], salts });
         index.reset_marks();
         index
@@ -130,11 +133,27 @@ impl WalIndex {
                 self.regions.push(Region::new());
             }
         }
-        self.regions.get(number).map(|region| region.0.as_ptr().cast_mut().cast::<c_void>())
+        self.regions.get(number).map(|region| region.0.words().as_ptr().cast_mut().cast::<c_void>())
+    }
+
+    /// Gives back the memory of regions whose frames all are below `floor`, where no reader looks. Their addresses stay
+    /// good, they read as zeros.
+    pub(crate) fn release(&mut self, floor: u32) {
+        // The region of the next frame stays, and with it all later ones.
+        let (kept, _, _) = locate(floor.saturating_add(1));
+        for region in self.regions.iter().take(kept).skip(self.released) {
+            region.0.clear();
+        }
+        self.released = self.released.max(kept);
+    }
+
+    /// Frame numbers start again at 1, so that all regions are going to be used again.
+    pub(crate) fn reuse(&mut self) {
+        self.released = 1;
     }
 
     fn word(&self, word: usize) -> &AtomicU32 {
-        &self.regions[0].0[word]
+        &self.regions[0].0.words()[word]
     }
 
     pub(crate) fn max_frame(&self) -> u32 {
@@ -216,13 +235,13 @@ impl WalIndex {
         }
         let region = &self.regions[number];
         if position == 1 {
-            for word in &region.0[pages_word..] {
+            for word in &region.0.words()[pages_word..] {
                 word.store(0, Ordering::Relaxed);
             }
-        } else if region.0[pages_word + position as usize - 1].load(Ordering::Relaxed) != 0 {
+        } else if region.0.words()[pages_word + position as usize - 1].load(Ordering::Relaxed) != 0 {
             clean(region, pages_word, position - 1);
         }
-        region.0[pages_word + position as usize - 1].store(page_number, Ordering::Release);
+        region.0.words()[pages_word + position as usize - 1].store(page_number, Ordering::Release);
         let mut slot = page_number.wrapping_mul(383) as usize % HASH_SLOTS;
         // At most 4096 of 8192 slots are taken, so a free one exists.
         while region.load_slot(slot) != 0 {
@@ -239,7 +258,7 @@ fn clean(region: &Region, pages_word: usize, limit: u32) {
             region.store_slot(slot, 0);
         }
     }
-    for word in &region.0[pages_word + limit as usize..HASH_WORD] {
+    for word in &region.0.words()[pages_word + limit as usize..HASH_WORD] {
         word.store(0, Ordering::Relaxed);
     }
 }
@@ -289,7 +308,7 @@ mod tests {
         let live: Vec<u32> =
             (0..HASH_SLOTS).map(|slot| region.load_slot(slot)).filter(|value| *value != 0).collect();
         assert_eq!(live.len(), 4);
-        assert_eq!(region.0[FIRST_PAGES_WORD + 3].load(Ordering::Relaxed), 77);
-        assert_eq!(region.0[FIRST_PAGES_WORD + 4].load(Ordering::Relaxed), 0);
+        assert_eq!(region.0.words()[FIRST_PAGES_WORD + 3].load(Ordering::Relaxed), 77);
+        assert_eq!(region.0.words()[FIRST_PAGES_WORD + 4].load(Ordering::Relaxed), 0);
     }
 }

@@ -37,7 +37,7 @@ mod writer;
 pub use error::{DiskError, LoadError};
 pub use file_system::{DirectoryEntry, Disk, File};
 pub use memory::{Fault, MemoryDisk, MemoryFile, MemoryLock};
-pub use offline::{bootstrap, describe_last_entry, recover};
+pub use offline::{bootstrap, check_metadata, describe_last_entry, recover};
 pub use os::{OsDisk, OsFile, OsLock};
 pub use snapshot::{discard_snapshot, read_snapshot, write_snapshot};
 pub use store::{LogOptions, LogStore};

@@ -10,6 +10,17 @@ use super::store::{DEFAULT_SEGMENT_SIZE, take_lock, write_closed};
 use super::survey::survey;
 use crate::{Configuration, Entry, EntryKind, HardState, LogIndex, Term};
 
+/// Looks at term and vote without changing anything, so that a directory that cannot be used is refused early.
+///
+/// # Errors
+///
+/// [`DiskError::Directory`] with what is wrong, in the words of C dqlite.
+pub fn check_metadata<D: Disk>(disk: &D) -> Result<(), DiskError> {
+    let examined = metadata::examine(disk)?;
+    let damaged = examined.damaged.into_iter().map(|(_, message)| message);
+    damaged.chain(examined.conflict).next().map_or(Ok(()), |message| Err(DiskError::Directory(message)))
+}
+
 /// Makes the directory the beginning of a cluster: term 1, and `configuration` as entry 1.
 ///
 /// Does nothing if the directory holds a log, a snapshot or a later term already, so it may be called at every start;

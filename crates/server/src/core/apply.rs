@@ -81,7 +81,9 @@ impl Core {
                 }
                 self.replica.handle_restored(index);
             }
-            Err(reason) => self.fail(format!("restoring the snapshot at index {index} failed: {reason}"), now_ms),
+            Err(reason) => {
+                self.fail(format!("restoring the snapshot at index {index} failed: {reason}"), now_ms)
+            }
         }
     }
 
@@ -91,7 +93,7 @@ impl Core {
         if self.snapshot_running || self.stopping || self.failed.is_some() {
             return;
         }
-        let Some(metadata) = self.replica.wants_snapshot() else { return };
+        let Some(metadata) = self.replica.begin_snapshot() else { return };
         let databases: Vec<(Bytes, DatabaseSnapshot)> = self
             .vfs
             .databases()

@@ -92,7 +92,12 @@ impl Core {
                 return self.refuse(client, code, "unrecognized schema version", now_ms);
             }
             Err(error) => {
-                return self.refuse(client, codes::DQLITE_PARSE, &format!("malformed request: {error}"), now_ms);
+                return self.refuse(
+                    client,
+                    codes::DQLITE_PARSE,
+                    &format!("malformed request: {error}"),
+                    now_ms,
+                );
             }
         };
         match request {
@@ -145,15 +150,29 @@ impl Core {
             return;
         }
         if self.clients.get(&client).is_some_and(|state| state.opened.is_some()) {
-            return self.refuse(client, codes::BUSY, "a database for this connection is already open", now_ms);
+            return self.refuse(
+                client,
+                codes::BUSY,
+                "a database for this connection is already open",
+                now_ms,
+            );
         }
         match DatabaseName::new(name) {
             Ok(name) => self.when_serving(client, Work::Open { vfs: self.vfs.clone(), name }, now_ms),
-            Err(error) => self.refuse(client, codes::CANT_OPEN, &format!("cannot open database: {error}"), now_ms),
+            Err(error) => {
+                self.refuse(client, codes::CANT_OPEN, &format!("cannot open database: {error}"), now_ms)
+            }
         }
     }
 
-    fn sql_request(&mut self, client: ClientId, database: u64, statement: Option<u32>, work: Work, now_ms: u64) {
+    fn sql_request(
+        &mut self,
+        client: ClientId,
+        database: u64,
+        statement: Option<u32>,
+        work: Work,
+        now_ms: u64,
+    ) {
         if !self.check_leader(client, now_ms) || !self.check_open(client, database, now_ms) {
             return;
         }
@@ -177,13 +196,7 @@ impl Core {
     }
 
     /// CONNECT: the socket leaves the client protocol. A session it had is closed first.
-    fn connect_request(
-        &mut self,
-        client: ClientId,
-        id: wire_protocol::NodeId,
-        address: String,
-        now_ms: u64,
-    ) {
+    fn connect_request(&mut self, client: ClientId, id: wire_protocol::NodeId, address: String, now_ms: u64) {
         if let Some(state) = self.clients.get_mut(&client) {
             state.gone = true;
             state.inbox.clear();

@@ -93,7 +93,12 @@ impl Core {
                     Ok(index) => {
                         state.proposed = batch.end;
                         let Batch { generation, sequence, .. } = batch;
-                        self.proposals.pending.push_back(Proposal { index, database: id, generation, sequence });
+                        self.proposals.pending.push_back(Proposal {
+                            index,
+                            database: id,
+                            generation,
+                            sequence,
+                        });
                     }
                     Err(ProposeError::NotLeader | ProposeError::TransferPending) => {
                         // Tried again when a transfer has failed; dropped when leadership is lost.

@@ -21,8 +21,6 @@ mod rows;
 mod session;
 mod sql;
 mod statements;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -368,7 +366,9 @@ impl Core {
 
     fn replica_output(&mut self, output: ReplicaOutput, now_ms: u64) {
         match output {
-            ReplicaOutput::Persist(persist) => self.outputs.push_back(Output::Disk(DiskJob::Persist(persist))),
+            ReplicaOutput::Persist(persist) => {
+                self.outputs.push_back(Output::Disk(DiskJob::Persist(persist)))
+            }
             ReplicaOutput::Transmit { to, address, message } => {
                 self.outputs.push_back(Output::Transmit { to, address, message });
             }
@@ -377,10 +377,14 @@ impl Core {
             ReplicaOutput::ReadSnapshot { to, metadata } => {
                 self.outputs.push_back(Output::Snapshot(SnapshotJob::Read { to, metadata }));
             }
-            ReplicaOutput::ReadEntries(read) => self.outputs.push_back(Output::Disk(DiskJob::ReadEntries(read))),
+            ReplicaOutput::ReadEntries(read) => {
+                self.outputs.push_back(Output::Disk(DiskJob::ReadEntries(read)))
+            }
             ReplicaOutput::BecameLeader { term } => tracing::info!(%term, "became leader"),
             ReplicaOutput::LostLeadership => self.lost_leadership(now_ms),
-            ReplicaOutput::RequestDone { request, result } => self.cluster_request_done(request, result, now_ms),
+            ReplicaOutput::RequestDone { request, result } => {
+                self.cluster_request_done(request, result, now_ms)
+            }
             ReplicaOutput::Failed(reason) => self.fail(reason, now_ms),
         }
     }
@@ -401,7 +405,9 @@ impl Core {
                 self.replica.handle_snapshot_failed();
                 self.fail(reason, now_ms);
             }
-            DiskDone::EntriesRead(read, result) => self.replica.handle_entries_read(&read, result.map_err(drop)),
+            DiskDone::EntriesRead(read, result) => {
+                self.replica.handle_entries_read(&read, result.map_err(drop))
+            }
         }
     }
 

@@ -1,5 +1,11 @@
 //! Helpers of the integration tests.
 #![allow(dead_code, missing_docs, unreachable_pub, reason = "each test program uses a part of this")]
+#![allow(clippy::unwrap_used, reason = "a failure of a helper is a failure of the test")]
+
+pub mod raw;
+pub mod reference;
+pub mod rng;
+pub mod sql;
 
 use std::sync::Arc;
 
@@ -23,7 +29,7 @@ pub fn query(connection: &mut Connection, sql: &str) -> Result<Vec<String>, SqlE
                     ColumnValue::Integer(value) => value.to_string(),
                     ColumnValue::Float(value) => value.to_string(),
                     ColumnValue::Text(value) => String::from_utf8_lossy(value).into_owned(),
-                    ColumnValue::Blob(value) => format!("blob {} {:?}", value.len(), value.first()),
+                    ColumnValue::Blob(value) => blob_text(value),
                     ColumnValue::Null => "NULL".to_owned(),
                 })
                 .collect();
@@ -31,6 +37,12 @@ pub fn query(connection: &mut Connection, sql: &str) -> Result<Vec<String>, SqlE
         }
     }
     Ok(rows)
+}
+
+/// Length and a sum of a blob.
+pub fn blob_text(bytes: &[u8]) -> String {
+    let sum = bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+    format!("blob {} {sum:x}", bytes.len())
 }
 
 #[track_caller]
@@ -55,7 +67,14 @@ pub fn rows(connection: &mut Connection, sql: &str) -> Vec<String> {
 
 pub fn apply(follower: &Database, transaction: &Transaction) {
     let mut pages = transaction.pages.iter().map(|(number, page)| (*number, page.as_ref()));
-    follower.apply(&mut pages).unwrap();
+    if let Err(e) = follower.apply(&mut pages) {
+        panic!(
+            "{e} before {} after {} pages {:?}",
+            follower.page_count(),
+            transaction.page_count,
+            self::pages(transaction)
+        );
+    }
 }
 
 /// Commits everything captured and applies it to a follower.
