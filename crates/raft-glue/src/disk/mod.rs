@@ -18,6 +18,8 @@ mod examine;
 mod extent;
 mod file_system;
 mod files;
+mod image;
+mod log;
 mod memory;
 mod metadata;
 mod names;

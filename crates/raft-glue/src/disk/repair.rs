@@ -230,16 +230,13 @@ impl<D: Disk> Repairer<'_, D> {
             self.move_aside(name)?;
         }
         self.remove(&found.short)?;
+        if found.newest == Some(record) {
+            return metadata::confirm(self.disk, &record);
+        }
         if record == Record::default() {
             return Ok(());
         }
-        if found.newest != Some(record) {
-            tracing::warn!(
-                "continuing in term {}, above all that is found in the log",
-                record.hard_state.term
-            );
-        }
-        // Also if it is there: what can be read after a failed sync need not be durable.
+        tracing::warn!("continuing in term {}, above all that is found in the log", record.hard_state.term);
         metadata::write(self.disk, &record)
     }
 
