@@ -32,12 +32,13 @@ impl Generation {
             );
             return Err(self.violate(state, reason));
         }
-        // A long WAL is moved whole every time: readers of a WAL that is in the main file do without it, and once the last
-        // of the others has gone it can be restarted.
+        // Without speculation all of it may be movable, which a restart needs. A long WAL is moved at every chance: readers
+        // of a WAL that is in the main file do without it, and once the last of the others has gone it can be restarted.
         let is_long = state.captured >= threshold.saturating_mul(PATIENCE);
-        if state.committed - before >= if is_long { 1 } else { threshold.max(1) } {
+        if is_long || state.queue.is_empty() || state.committed - before >= threshold {
             done.backfilled = state.backfill();
         }
+        // Also when nothing moved: a reader may have gone.
         state.release_frames();
         if state.can_restart(is_long) {
             if let Err(reason) = state.restart(&*self.settings.environment) {
@@ -80,6 +81,7 @@ impl State {
         }
         self.main_pages = overlay(&mut self.table, self.main_pages, &self.wal, before, limit);
         self.index.set_backfill(limit);
+        self.release_frames();
         limit - before
     }
 

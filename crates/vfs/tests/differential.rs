@@ -32,6 +32,8 @@ struct Pending {
 struct Run {
     seed: u64,
     verbose: bool,
+    /// Deleted content is overwritten with zeros, so that even the bytes that mean nothing are the reference's.
+    bytes: bool,
     rng: Rng,
     vfs: Vfs,
     leader: Arc<Database>,
@@ -57,18 +59,17 @@ impl Run {
         let vfs = Vfs::register_with(options).unwrap();
         let leader = vfs.get_or_create(&name("leader"));
         let follower = vfs.get_or_create(&name("follower"));
-        let theirs: Vec<Reference> = (0..CONNECTIONS).map(|_| Reference::open(&path)).collect();
-        let committed = theirs[0].image();
-        let ours = (0..CONNECTIONS).map(|_| vfs.open(leader.name()).unwrap()).collect();
-        Self {
+        let committed = Reference::open(&path).image();
+        let mut run = Self {
             seed,
             verbose,
+            bytes: seed % 2 == 0,
             rng: Rng::new(seed),
             vfs,
             leader,
             follower,
-            ours,
-            theirs,
+            ours: Vec::new(),
+            theirs: Vec::new(),
             path,
             _directory: directory,
             pending: VecDeque::new(),
@@ -76,6 +77,19 @@ impl Run {
             transactions: 0,
             switches: 0,
             restarts: 0,
+        };
+        run.open();
+        run
+    }
+
+    /// Opens all connections.
+    fn open(&mut self) {
+        self.ours = (0..CONNECTIONS).map(|_| self.vfs.open(self.leader.name()).unwrap()).collect();
+        self.theirs = (0..CONNECTIONS).map(|_| Reference::open(&self.path)).collect();
+        for connection in 0..CONNECTIONS {
+            if self.bytes {
+                self.execute(connection, "PRAGMA secure_delete=1");
+            }
         }
     }
 
@@ -92,7 +106,9 @@ impl Run {
                 last = usize::try_from(self.rng.below(CONNECTIONS as u64)).unwrap();
             }
             let sql = statement(&mut self.rng, flavour);
-            self.execute(last, &sql);
+            if !(self.bytes && sql.contains("secure_delete")) {
+                self.execute(last, &sql);
+            }
             if self.rng.once_in(3) {
                 let count = self.rng.below(self.pending.len() as u64 + 1);
                 self.commit(count);
@@ -144,6 +160,9 @@ impl Run {
         assert_same_image(&self.leader, &self.follower);
         let snapshot = self.leader.snapshot();
         assert_eq!(snapshot.page_count() as usize * PAGE_SIZE, self.committed.len(), "seed {}", self.seed);
+        if !self.bytes {
+            return;
+        }
         let free = free_leaves(&self.committed);
         for (index, (page, expected)) in snapshot.pages().zip(self.committed.chunks(PAGE_SIZE)).enumerate() {
             if free.contains(&(index + 1)) {
@@ -195,8 +214,7 @@ impl Run {
         self.ours.clear();
         self.theirs.clear();
         rewind(&self.path, &self.committed);
-        self.ours = (0..CONNECTIONS).map(|_| self.vfs.open(self.leader.name()).unwrap()).collect();
-        self.theirs = (0..CONNECTIONS).map(|_| Reference::open(&self.path)).collect();
+        self.open();
         assert_eq!(rows(&mut self.ours[0], "PRAGMA integrity_check"), ["ok"], "seed {}", self.seed);
         self.switches += 1;
     }
@@ -217,9 +235,11 @@ impl Run {
         }
         self.commit(u64::MAX);
         self.compare();
+        self.execute(0, "SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema");
         for table in 0..5 {
             self.execute(0, &format!("SELECT * FROM t{table} ORDER BY a"));
         }
+        self.execute(0, "SELECT * FROM log");
         self.execute(0, "PRAGMA integrity_check");
         let mut reader = self.vfs.open(self.follower.name()).unwrap();
         assert_eq!(rows(&mut reader, "PRAGMA integrity_check"), ["ok"], "seed {}", self.seed);
