@@ -1,4 +1,6 @@
 //! Threads: a writer, readers, and the thread that commits, backfills, takes snapshots and loses leadership.
+//!
+//! `VFS_STRESS_MS=60000` makes each test run for a minute.
 #![allow(clippy::unwrap_used, reason = "a failure of a helper is a failure of the test")]
 
 mod common;
@@ -30,6 +32,12 @@ fn value(connection: &mut Connection) -> u64 {
     assert_eq!(numbers[0], ROWS);
     assert_eq!(numbers[1], numbers[2], "a torn snapshot");
     numbers[1]
+}
+
+/// How long a test goes on.
+fn duration() -> Duration {
+    let wanted = std::env::var("VFS_STRESS_MS").ok().map(|text| text.parse().unwrap());
+    Duration::from_millis(wanted.unwrap_or(1500))
 }
 
 struct Shared {
@@ -178,7 +186,7 @@ impl Shared {
 #[test]
 fn a_writer_and_readers_run_beside_commits_and_maintenance() {
     let shared = Shared::new();
-    shared.run(Duration::from_secs(2), false);
+    shared.run(duration(), false);
     assert_eq!(
         value(&mut shared.vfs.open(shared.leader.name()).unwrap()),
         shared.writes.load(Ordering::Relaxed)
@@ -187,7 +195,7 @@ fn a_writer_and_readers_run_beside_commits_and_maintenance() {
 
 #[test]
 fn a_writer_and_readers_survive_losses_of_leadership() {
-    Shared::new().run(Duration::from_secs(2), true);
+    Shared::new().run(duration(), true);
 }
 
 #[test]
@@ -211,7 +219,7 @@ fn follower_readers_see_whole_transactions_while_others_are_applied() {
                 })
             })
             .collect();
-        let end = Instant::now() + Duration::from_secs(1);
+        let end = Instant::now() + duration();
         while Instant::now() < end {
             exec(&mut writer, "UPDATE t SET b = b + 1");
             replicate(&shared.leader, &shared.follower);

@@ -63,7 +63,7 @@ impl Run {
         let mut run = Self {
             seed,
             verbose,
-            bytes: seed % 2 == 0,
+            bytes: seed.is_multiple_of(2),
             rng: Rng::new(seed),
             vfs,
             leader,
