@@ -180,16 +180,15 @@ impl<D: Disk> Writer<D> {
 
     fn write(&mut self, part: &Part<'_>) -> Result<(), DiskError> {
         let current = self.current.as_mut().expect("a part has a segment");
-        let mut extent = current.extent.clone();
-        let is_first = extent.entries == 0;
-        let offset = if is_first { 0 } else { extent.end };
+        let is_first = current.extent.entries == 0;
+        let offset = if is_first { 0 } else { current.extent.end };
         let mut buffer = Vec::with_capacity(to_usize(part.end - offset));
         if is_first {
             buffer.extend_from_slice(&FORMAT.to_le_bytes());
         }
         let before = buffer.len();
         batch::encode(part.entries, &mut buffer);
-        extent.push(part.entries.len(), buffer.len() - before);
+        let len = buffer.len() - before;
         let segment = &mut current.segment;
         let what = format!("write to {}", segment.name.name);
         if let Err(error) = segment.file.write_at(&buffer, offset) {
@@ -205,7 +204,7 @@ impl<D: Disk> Writer<D> {
             return Err(DiskError::NoSpace { name: segment.name.name.clone(), bytes: buffer.len() as u64 });
         }
         segment.file.sync().map_err(DiskError::io(what, "fsync"))?;
-        current.extent = extent;
+        current.extent.push(part.entries.len(), len);
         Ok(())
     }
 
