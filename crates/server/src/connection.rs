@@ -26,8 +26,10 @@ pub(crate) enum FromClient {
     Opened(Protocol),
     /// A whole message.
     Frame(Frame),
-    /// Nothing more comes, or nothing more that makes sense; what came before is still to be answered.
+    /// Nothing more comes; what came before is still to be answered.
     Eof,
+    /// What follows cannot be read, for this reason; what came before is still to be answered.
+    Unreadable(String),
 }
 
 /// How a read ended.
@@ -145,7 +147,7 @@ impl Connection {
             }
             match self.socket.recv(scratch) {
                 Ok(0) if self.phase == Phase::Handshake => return ReadEnd::Broken,
-                Ok(0) => self.end(&mut sink),
+                Ok(0) => self.end(FromClient::Eof, &mut sink),
                 Ok(len) => {
                     self.input.extend_from_slice(&scratch[..len]);
                     budget = budget.saturating_sub(len);
@@ -178,7 +180,7 @@ impl Connection {
                 Err(error) => {
                     tracing::debug!(%error, "client sent nonsense");
                     if self.phase != Phase::Handshake {
-                        self.end(sink);
+                        self.end(FromClient::Unreadable(error.to_string()), sink);
                     }
                     return false;
                 }
@@ -187,10 +189,10 @@ impl Connection {
         true
     }
 
-    fn end(&mut self, sink: &mut impl FnMut(FromClient)) {
+    fn end(&mut self, last: FromClient, sink: &mut impl FnMut(FromClient)) {
         self.phase = Phase::Eof;
         self.input = BytesMut::new();
-        sink(FromClient::Eof);
+        sink(last);
     }
 
     /// Queues a reply.
@@ -318,7 +320,7 @@ mod tests {
         peer.write_all(&[0xff; 8]).unwrap();
         let (end, seen) = read(&mut connection);
         assert_eq!(end, ReadEnd::Waiting);
-        assert!(matches!(seen[..], [FromClient::Opened(_), FromClient::Frame(_), FromClient::Eof]));
+        assert!(matches!(seen[..], [FromClient::Opened(_), FromClient::Frame(_), FromClient::Unreadable(_)]));
     }
 
     #[test]
