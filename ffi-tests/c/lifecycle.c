@@ -81,7 +81,7 @@ static void simple(const char *base)
     for (int i = 0; i < 3; i++) {
         node = test_node(1, "@dqlite-c-life", dir);
         OK_ON(node, dqlite_node_describe_last_entry(node, &index, &term));
-        CHECK(index >= 1 && term == 1);
+        CHECK(index >= 1 && term >= 1);
         dqlite_node_destroy(node);
         node = test_started(1, "@dqlite-c-life", dir);
         EQUAL(dqlite_node_stop(node), 0);

@@ -1,7 +1,11 @@
 //! Installs the C library as a distribution would, for programs in C and Go to be tested against.
 //!
 //! [`Sdk::get`] builds and installs once a process; [`skip`] says aloud what a machine lacks, and is a failure where
-//! `DQLITE_TESTS_REQUIRE_ALL` is set.
+//! `DQLITE_TESTS_REQUIRE_ALL` is set. [`node`] and [`cluster`] run nodes of either library in processes of their own.
+
+pub mod cluster;
+pub mod image;
+pub mod node;
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,6 +13,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+
+use tempfile::TempDir;
 
 /// Version of the interface, as pkg-config reports it.
 pub const VERSION: &str = "1.18.6";
@@ -33,6 +39,38 @@ pub fn skip(reason: &str) {
     // A line that cannot be written changes nothing.
     let _ = writeln!(io::stderr(), "SKIPPED: {reason}");
     assert!(std::env::var_os("DQLITE_TESTS_REQUIRE_ALL").is_none(), "required, but: {reason}");
+}
+
+/// A temporary directory that outlives a failing test, to be looked into.
+#[derive(Debug)]
+pub struct Scratch(TempDir);
+
+impl Scratch {
+    /// A new one.
+    ///
+    /// # Panics
+    ///
+    /// When the system makes none.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "it makes a directory")]
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory can be made"))
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.disable_cleanup(true);
+            println!("kept: {}", self.path().display());
+        }
+    }
 }
 
 /// Whether a program can be run.

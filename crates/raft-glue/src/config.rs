@@ -85,7 +85,9 @@ impl Config {
             return Err(ReplicaError::Config("the id is 0"));
         }
         if self.heartbeat_timeout_ms == 0 || self.heartbeat_timeout_ms >= self.election_timeout_ms {
-            return Err(ReplicaError::Config("the heartbeat timeout is not between 0 and the election timeout"));
+            return Err(ReplicaError::Config(
+                "the heartbeat timeout is not between 0 and the election timeout",
+            ));
         }
         if self.election_timeout_ms > MAX_ELECTION_TIMEOUT_MS {
             return Err(ReplicaError::Config("the election timeout is too long"));
@@ -119,6 +121,14 @@ pub enum ReplicaError {
     /// The first entry ever has to be a configuration.
     #[error("the first log entry is not a configuration")]
     NoConfiguration,
+    /// A configuration entry does not decode.
+    #[error("the configuration in the log entry at index {index} is malformed: {source}")]
+    BadConfiguration {
+        /// Index of the entry.
+        index: LogIndex,
+        /// What is wrong.
+        source: wire_protocol::DecodeError,
+    },
     /// An entry has a term above the stored one.
     #[error("the log contains term {entry}, but the stored term is {stored}")]
     TermBeyondHardState {

@@ -1,9 +1,23 @@
 //! Consensus without sockets or clock, and the log on disk.
 #![forbid(unsafe_code)]
 
+mod changes;
+mod config;
+pub mod disk;
+mod entry;
+mod error;
+mod inbound;
+mod logger;
+mod membership;
+mod outbound;
+mod ready;
+mod replica;
+mod settle;
+mod storage;
 mod types;
 
+pub use config::{Config, ReplicaError, TrailingStrategy};
+pub use error::{ChangeError, ProposeError};
+pub use replica::{Output, ReadEntries, Replica, RequestId};
 pub use types::{Committed, HardState, InstalledSnapshot, Loaded, Persist, SnapshotMetadata};
 pub use wire_protocol::{Configuration, Entry, EntryKind, LogIndex, NodeId, Role, Server, Term};
-mod config; mod entry; mod error; mod logger; mod stub;
-pub use config::{Config, ReplicaError, TrailingStrategy}; pub use error::{ChangeError, ProposeError}; pub use stub::*;

@@ -62,6 +62,9 @@ pub struct Loaded {
     pub first_index: LogIndex,
     /// All entries of the log.
     pub entries: Vec<Entry>,
+    /// Damaged data was moved aside: neither vote nor lead before this index is known to be committed. It is the
+    /// highest index this node may ever have acknowledged.
+    pub no_vote_until: Option<LogIndex>,
 }
 
 /// An entry handed to the state machine.

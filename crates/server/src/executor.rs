@@ -239,7 +239,8 @@ impl SqliteThread {
     ///
     /// When `work` does.
     pub(crate) fn call<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> R {
-        let Some(shared) = self.shared.as_ref().filter(|shared| shared.id != std::thread::current().id()) else {
+        let Some(shared) = self.shared.as_ref().filter(|shared| shared.id != std::thread::current().id())
+        else {
             return work();
         };
         let (reply, answer) = crossbeam_channel::bounded(1);
@@ -339,7 +340,11 @@ mod tests {
         Executor::start(&SqliteThread { shared: None }, &live, outbox).unwrap()
     }
 
-    fn submit(executor: &mut Executor<TestJob>, class: JobClass, body: impl FnOnce() -> String + Send + 'static) {
+    fn submit(
+        executor: &mut Executor<TestJob>,
+        class: JobClass,
+        body: impl FnOnce() -> String + Send + 'static,
+    ) {
         assert!(executor.submit(TestJob(class, Box::new(body))).is_ok());
     }
 

@@ -2,16 +2,26 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod assembly;
+pub mod client;
 pub mod connector;
 pub mod core;
+pub mod log_worker;
 pub mod node;
 pub mod node_id;
 pub mod options;
+pub mod snapshot_work;
 
 mod connection;
 mod dialer;
+mod disk_thread;
+mod event_loop;
 mod executor;
+mod listener;
+mod snapshot_thread;
 mod socket;
+mod startup;
+mod transport;
 mod wake;
 
 pub use connector::Connect;

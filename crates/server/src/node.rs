@@ -1,67 +1,338 @@
-//! Stand-in until the node is merged.
-#![allow(missing_docs)]
+//! A node as a host sees it: create, configure, start, stop.
+//!
+//! The methods run on the host's threads. They do the work that needs no loop (checks, binding, loading, recovery)
+//! themselves and otherwise send a command to the loop thread and wait.
 
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
-use wire_protocol::Configuration;
+use raft_glue::ReplicaError;
+use raft_glue::disk::{self, DiskError, LoadError, OsDisk};
+use wire_protocol::{Configuration, NodeId};
 
-use crate::address::BoundSocket;
-use crate::connector::Connect;
+use crate::address::{AddressError, BoundSocket};
+use crate::connector::{Connect, TcpConnector};
+use crate::event_loop::EventLoop;
 use crate::options::{NodeOptions, OptionError};
+use crate::startup::Plan;
+use crate::wake::{Completion, Outbox, panic_text};
 
+/// C's numbers.
+const ERROR: i32 = 1;
+const MISUSE: i32 = 2;
+
+/// Why an operation on a node failed. The texts are those C dqlite's users know, with the reason behind them.
 #[derive(Debug, thiserror::Error)]
-#[error("{text}")]
-pub struct NodeError {
-    code: i32,
-    text: String,
+#[non_exhaustive]
+pub enum NodeError {
+    /// The path of the data directory is longer than C dqlite could open.
+    #[error("raft_uv_init(): directory path too long")]
+    PathTooLong,
+    /// The data directory cannot be used.
+    #[error("raft_init(): io: {0}")]
+    Directory(#[source] DiskError),
+    /// A node, of this process or another, runs in the data directory.
+    #[error("couldn't lock the raft directory")]
+    Locked,
+    /// The address cannot be bound.
+    #[error("bind: {}", chain(.0))]
+    Bind(#[source] AddressError),
+    /// Another socket listens on the address.
+    #[error("raft_start(): listen on {address}: {source}")]
+    Listen {
+        /// The bind address.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The first entry of a new cluster cannot be written.
+    #[error("raft_bootstrap(): {0}")]
+    Bootstrap(#[source] DiskError),
+    /// The log or the snapshot cannot be loaded.
+    #[error("raft_start(): io: {0}")]
+    Load(#[source] LoadError),
+    /// The snapshot is no set of databases.
+    #[error("raft_start(): restore {0}")]
+    Restore(String),
+    /// What was loaded makes no sense.
+    #[error("raft_start(): {0}")]
+    Replica(#[source] ReplicaError),
+    /// SQLite does not take the node's VFS.
+    #[error("register VFS: {0}")]
+    Sqlite(String),
+    /// A thread or a descriptor for one cannot be made.
+    #[error("start threads: {0}")]
+    Thread(#[source] io::Error),
+    /// The node failed before it was ready.
+    #[error("raft_start(): {0}")]
+    Failed(String),
+    /// The new configuration cannot be written.
+    #[error("raft_recover(): io: {0}")]
+    Recover(#[source] LoadError),
+    /// The log cannot be read.
+    #[error("describe last entry: {0}")]
+    Describe(#[source] LoadError),
+    /// The caller asked for something against the rules.
+    #[error("{0}")]
+    Misuse(&'static str),
 }
 
 impl NodeError {
+    /// The number the C interface returns for it.
+    #[must_use]
     pub fn code(&self) -> i32 {
-        self.code
+        match self {
+            Self::Misuse(_) => MISUSE,
+            _ => ERROR,
+        }
     }
 }
 
+/// An error with its cause.
+fn chain(error: &AddressError) -> String {
+    match error {
+        AddressError::Io { source, .. } => format!("{error}: {source}"),
+        AddressError::Invalid(_) => error.to_string(),
+    }
+}
+
+/// One member of a cluster, with its data directory, its socket and its threads.
 pub struct Node {
+    id: NodeId,
+    address: String,
+    disk: OsDisk,
     options: NodeOptions,
+    connect: Arc<dyn Connect>,
+    /// Bound but not yet given to the loop.
     bound: Option<BoundSocket>,
+    bind_address: Option<String>,
+    state: State,
+}
+
+enum State {
+    Created,
+    Running {
+        outbox: Outbox,
+        thread: JoinHandle<()>,
+    },
+    /// Stopped, or failed to start after its socket was used: good for its texts only.
+    Stopped,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Node")
+            .field("id", &self.id)
+            .field("address", &self.address)
+            .field("directory", &self.disk.path())
+            .field("running", &self.is_running())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Node {
-    pub fn create(_id: u64, _address: String, data_dir: PathBuf) -> Result<Self, NodeError> {
-        if !data_dir.exists() {
-            let text = format!("raft_init(): io: directory '{}' does not exist", data_dir.display());
-            return Err(NodeError { code: 1, text });
-        }
-        Ok(Self { options: NodeOptions::default(), bound: None })
+    /// A node that does nothing yet. The directory is checked but not locked, read or changed.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::PathTooLong`] and [`NodeError::Directory`].
+    pub fn create(id: u64, address: String, data_dir: PathBuf) -> Result<Self, NodeError> {
+        let disk = OsDisk::new(data_dir).map_err(|error| match error {
+            DiskError::Directory(text) if text == "directory path too long" => NodeError::PathTooLong,
+            error => NodeError::Directory(error),
+        })?;
+        disk::check_metadata(&disk).map_err(NodeError::Directory)?;
+        Ok(Self {
+            id: NodeId(id),
+            address,
+            disk,
+            options: NodeOptions::default(),
+            connect: Arc::new(TcpConnector::default()),
+            bound: None,
+            bind_address: None,
+            state: State::Created,
+        })
     }
+
+    /// The settings, as long as they can be changed.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError::Misuse`] while the node runs and afterwards.
     pub fn options_mut(&mut self) -> Result<&mut NodeOptions, OptionError> {
-        Ok(&mut self.options)
+        match self.state {
+            State::Created => Ok(&mut self.options),
+            _ => Err(OptionError::Misuse),
+        }
     }
+
+    /// Makes and binds the socket to listen on; see [`crate::address`] for the forms. A second call replaces the first
+    /// if it succeeds.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Bind`]; [`NodeError::Misuse`] once the node was started.
     pub fn bind(&mut self, address: &str) -> Result<(), NodeError> {
-        let bound =
-            BoundSocket::bind(address).map_err(|error| NodeError { code: 1, text: error.to_string() })?;
+        if !matches!(self.state, State::Created) {
+            return Err(NodeError::Misuse("the node was started already"));
+        }
+        let bound = BoundSocket::bind(address).map_err(NodeError::Bind)?;
+        self.bind_address = Some(bound.address().to_owned());
         self.bound = Some(bound);
         Ok(())
     }
+
+    /// The address of the last successful [`Self::bind`]; a name that the system chose is filled in.
+    #[must_use]
     pub fn bind_address(&self) -> Option<&str> {
-        self.bound.as_ref().map(BoundSocket::address)
+        self.bind_address.as_deref()
     }
-    pub fn set_connect(&mut self, _connect: Arc<dyn Connect>) {}
+
+    /// Replaces the connector. Without effect once the node was started.
+    pub fn set_connect(&mut self, connect: Arc<dyn Connect>) {
+        self.connect = connect;
+    }
+
+    /// Loads the directory, listens, and takes part in the cluster. Returns when everything on disk is loaded and, if
+    /// this node is the only voter, when it leads.
+    ///
+    /// # Errors
+    ///
+    /// The node is unchanged after [`NodeError::Misuse`] and [`NodeError::Locked`], else good for its texts only.
     pub fn start(&mut self) -> Result<(), NodeError> {
-        Err(NodeError { code: 1, text: "stub".to_owned() })
+        match self.state {
+            State::Created => {}
+            State::Running { .. } => return Err(NodeError::Locked),
+            State::Stopped => return Err(NodeError::Misuse("a node cannot be started twice")),
+        }
+        if self.id.0 == 0 {
+            return Err(NodeError::Misuse("the id 0 belongs to no node"));
+        }
+        let Some(bound) = self.bound.take() else {
+            return Err(NodeError::Misuse("no bind address was set"));
+        };
+        let plan = Plan {
+            id: self.id,
+            address: &self.address,
+            disk: &self.disk,
+            options: &self.options,
+            connect: Arc::clone(&self.connect),
+        };
+        let loaded = match plan.load() {
+            Err(NodeError::Locked) => {
+                self.bound = Some(bound);
+                return Err(NodeError::Locked);
+            }
+            result => result,
+        };
+        self.state = State::Stopped;
+        let loaded = loaded?;
+        if let Err(source) = bound.listen() {
+            let address = bound.address().to_owned();
+            loaded.discard();
+            return Err(NodeError::Listen { address, source });
+        }
+        let (started, result) = crossbeam_channel::bounded(1);
+        let (event_loop, outbox) = plan.assemble(loaded, bound, started)?;
+        let thread = std::thread::Builder::new()
+            .name("dqlite-loop".to_owned())
+            .spawn(move || run(event_loop))
+            .map_err(NodeError::Thread)?;
+        match result.recv() {
+            Ok(Ok(())) => {
+                self.state = State::Running { outbox, thread };
+                Ok(())
+            }
+            Ok(Err(reason)) => {
+                join(thread);
+                Err(NodeError::Failed(reason))
+            }
+            Err(_) => {
+                join(thread);
+                Err(NodeError::Failed("the node ended while it was starting".to_owned()))
+            }
+        }
     }
+
+    /// Closes all connections, writes down what is under way and ends all threads. Waits for all of that, also for a
+    /// connect function that is being called.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Misuse`] when the node is not running.
     pub fn stop(&mut self) -> Result<(), NodeError> {
-        Err(NodeError { code: 2, text: "stub".to_owned() })
+        match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Running { outbox, thread } => {
+                outbox.send(Completion::Stop);
+                join(thread);
+                Ok(())
+            }
+            other => {
+                self.state = other;
+                Err(NodeError::Misuse("the node is not running"))
+            }
+        }
     }
+
+    /// Whether [`Self::start`] succeeded and [`Self::stop`] was not called yet.
+    #[must_use]
     pub fn is_running(&self) -> bool {
-        false
+        matches!(self.state, State::Running { .. })
     }
-    pub fn recover(&mut self, _configuration: Configuration) -> Result<(), NodeError> {
-        Err(NodeError { code: 1, text: "stub".to_owned() })
+
+    /// Appends a new configuration to the log, for a cluster that lost its majority.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Locked`] while any node runs in the directory, [`NodeError::Recover`] when the log cannot be read or
+    /// written, [`NodeError::Misuse`] after a stop.
+    pub fn recover(&mut self, configuration: Configuration) -> Result<(), NodeError> {
+        match self.state {
+            State::Created => {}
+            State::Running { .. } => return Err(NodeError::Locked),
+            State::Stopped => return Err(NodeError::Misuse("the node was stopped")),
+        }
+        disk::recover(&self.disk, &configuration).map_err(|error| match error {
+            LoadError::Disk(DiskError::Locked) => NodeError::Locked,
+            error => NodeError::Recover(error),
+        })
     }
+
+    /// Index and term of the last entry in the directory, 0 and 0 when there is none. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Describe`] when the log cannot be read.
     pub fn describe_last_entry(&self) -> Result<(u64, u64), NodeError> {
-        Ok((0, 0))
+        disk::describe_last_entry(&self.disk)
+            .map(|(index, term)| (index.0, term.0))
+            .map_err(NodeError::Describe)
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.is_running() {
+            // Cannot fail: the node is running.
+            let _ = self.stop();
+        }
+    }
+}
+
+/// The loop thread.
+fn run(mut event_loop: EventLoop) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| event_loop.run())) {
+        tracing::error!(reason = panic_text(&*payload), "the loop of a node panicked; the node has ended");
+    }
+    event_loop.close();
+}
+
+fn join(thread: JoinHandle<()>) {
+    if thread.join().is_err() {
+        tracing::error!("a loop thread panicked while it was closing");
     }
 }

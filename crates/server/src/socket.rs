@@ -88,7 +88,8 @@ impl Socket {
 
     /// Reads what is there; 0 is the end of the stream.
     pub(crate) fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let (len, _) = rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::empty()))?;
+        let (len, _) =
+            rustix::io::retry_on_intr(|| rustix::net::recv(&self.fd, &mut *buffer, RecvFlags::empty()))?;
         Ok(len)
     }
 

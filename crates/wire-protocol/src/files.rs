@@ -17,7 +17,8 @@ const FILES: u8 = 9;
 /// The length does not fit in the message header, which counts words in 32 bits.
 pub fn encode_files_header(count: u64, content_len: u64, buffer: &mut BytesMut) -> Result<(), DecodeError> {
     let words = content_len / WORD_LEN as u64 + 1;
-    let words = u32::try_from(words).map_err(|_| DecodeError::Invalid { what: "length of files", value: words })?;
+    let words =
+        u32::try_from(words).map_err(|_| DecodeError::Invalid { what: "length of files", value: words })?;
     buffer.put_u32_le(words);
     buffer.put_u8(FILES);
     buffer.put_bytes(0, 3);

@@ -196,8 +196,7 @@ mod tests {
 
     #[test]
     fn barrier_of_term_2_has_the_known_bytes() {
-        let entry =
-            Entry { term: Term(2), kind: EntryKind::Barrier, data: Bytes::from_static(&[0; 8]) };
+        let entry = Entry { term: Term(2), kind: EntryKind::Barrier, data: Bytes::from_static(&[0; 8]) };
         let mut buffer = Vec::new();
         encode(std::slice::from_ref(&entry), &mut buffer);
         let expected = [

@@ -1,5 +1,6 @@
 //! The file operations the log needs, on one directory, by name.
 
+use std::fmt::Debug;
 use std::io;
 
 /// One name in the directory.
@@ -15,11 +16,11 @@ pub struct DirectoryEntry {
 ///
 /// Clones are handles to the same directory. What is not synced may be lost or torn when the machine stops: the
 /// content and size of a file until [`File::sync`], a name until [`Disk::sync_directory`].
-pub trait Disk: Clone + Send + Sync + 'static {
+pub trait Disk: Clone + Debug + Send + Sync + 'static {
     /// An open file.
     type File: File;
     /// Keeps others out of the directory until dropped.
-    type Lock: Send + Sync + 'static;
+    type Lock: Debug + Send + Sync + 'static;
 
     /// All names. Fails if the directory cannot be read.
     fn list(&self) -> io::Result<Vec<DirectoryEntry>>;
@@ -40,7 +41,7 @@ pub trait Disk: Clone + Send + Sync + 'static {
 }
 
 /// An open file of a [`Disk`].
-pub trait File: Send + Sync + 'static {
+pub trait File: Debug + Send + Sync + 'static {
     /// Current size.
     fn size(&self) -> io::Result<u64>;
     /// Reads until `buffer` is full or the file ends; returns how much was read.

@@ -12,13 +12,15 @@
 
 use std::io;
 
-use super::bytes_of::word;
+use super::bytes_of::{is_zero, word};
 use super::error::DiskError;
 use super::file_system::{Disk, File};
 use super::names::METADATA;
 use crate::{HardState, NodeId, Term};
 
 const FORMAT: u64 = 1;
+/// No directory sees so many writes; leaves room for those to come.
+const MAX_VERSION: u64 = 1 << 62;
 /// Size of each file.
 pub(crate) const SIZE: usize = 32;
 
@@ -45,12 +47,15 @@ impl Record {
         if bytes.len() != SIZE {
             return Err(format!("{name} has size {} instead of {SIZE}", bytes.len()));
         }
-        let field = |index| word(bytes, index * 8).expect("the size was checked");
+        let field = |index: usize| word(bytes, index * 8).expect("the size was checked");
         if field(0) != FORMAT {
             return Err(format!("decode content of {name}: bad format version {}", field(0)));
         }
         if field(1) == 0 {
             return Err(format!("decode content of {name}: version is set to zero"));
+        }
+        if field(1) > MAX_VERSION {
+            return Err(format!("decode content of {name}: version {} is too high", field(1)));
         }
         let vote = Some(field(3)).filter(|id| *id != 0).map(NodeId);
         Ok(Self { version: field(1), hard_state: HardState { term: Term(field(2)), vote } })
@@ -66,7 +71,7 @@ impl Record {
 pub(crate) struct Examined {
     /// The newest valid record.
     pub(crate) newest: Option<Record>,
-    /// Files whose creation was interrupted.
+    /// Files whose creation was interrupted: too short, or all zero beside the very first record.
     pub(crate) short: Vec<String>,
     /// Files that do not decode, and why.
     pub(crate) damaged: Vec<(String, String)>,
@@ -78,6 +83,7 @@ pub(crate) struct Examined {
 pub(crate) fn examine<D: Disk>(disk: &D) -> Result<Examined, DiskError> {
     let mut examined = Examined::default();
     let mut records: Vec<Record> = Vec::new();
+    let mut zero = Vec::new();
     for name in METADATA {
         let file = match disk.open_read(name) {
             Ok(file) => file,
@@ -85,9 +91,8 @@ pub(crate) fn examine<D: Disk>(disk: &D) -> Result<Examined, DiskError> {
             Err(error) => return Err(DiskError::io(format!("read content of {name}"), "open")(error)),
         };
         let mut bytes = [0; SIZE];
-        let read = file
-            .read_at(&mut bytes, 0)
-            .map_err(DiskError::io(format!("read content of {name}"), "read"))?;
+        let read =
+            file.read_at(&mut bytes, 0).map_err(DiskError::io(format!("read content of {name}"), "read"))?;
         let size = file.size().map_err(DiskError::io(format!("check size of {name}"), "stat"))?;
         if read < SIZE {
             examined.short.push(name.to_owned());
@@ -97,9 +102,19 @@ pub(crate) fn examine<D: Disk>(disk: &D) -> Result<Examined, DiskError> {
         } else {
             match Record::decode(name, &bytes) {
                 Ok(record) => records.push(record),
+                Err(message) if is_zero(&bytes) => zero.push((name.to_owned(), message)),
                 Err(message) => examined.damaged.push((name.to_owned(), message)),
             }
         }
+    }
+    // A file system may make the size of a new file durable before its content. Later writes go over older content.
+    if matches!(records[..], [] | [Record { version: 1, .. }])
+        && examined.damaged.is_empty()
+        && zero.len() == 1
+    {
+        examined.short.extend(zero.into_iter().map(|(name, _)| name));
+    } else {
+        examined.damaged.extend(zero);
     }
     if let [first, second] = records[..]
         && first.version == second.version
@@ -112,7 +127,7 @@ pub(crate) fn examine<D: Disk>(disk: &D) -> Result<Examined, DiskError> {
     Ok(examined)
 }
 
-/// Makes `record` durable; the other file stays as it is. Returns the number of bytes written.
+/// Makes `record` durable; the other file stays as it is.
 pub(crate) fn write<D: Disk>(disk: &D, record: &Record) -> Result<(), DiskError> {
     let name = record.file_name();
     let what = format!("persist {name}");
@@ -123,12 +138,33 @@ pub(crate) fn write<D: Disk>(disk: &D, record: &Record) -> Result<(), DiskError>
         }
         Err(error) => return Err(DiskError::io(what, "open")(error)),
     };
-    file.write_at(&record.encode(), 0).map_err(DiskError::io(&what, "write"))?;
+    if let Err(error) = file.write_at(&record.encode(), 0) {
+        if created {
+            // Else a second try would find the name and not know that it is not durable.
+            disk.unlink(name).map_err(DiskError::io(&what, "unlink"))?;
+        }
+        return Err(DiskError::io(what, "write")(error));
+    }
     file.sync().map_err(DiskError::io(&what, "fsync"))?;
     if created {
         disk.sync_directory().map_err(DiskError::io(what, "fsync directory"))?;
     }
     Ok(())
+}
+
+/// Writes what is there once more: what can be read after a failed sync need not be durable.
+pub(crate) fn confirm<D: Disk>(disk: &D, record: &Record) -> Result<(), DiskError> {
+    let name = record.file_name();
+    let what = format!("persist {name}");
+    let mut found = [0; SIZE];
+    let read = disk.open_read(name).and_then(|file| file.read_at(&mut found, 0));
+    match read {
+        Ok(SIZE) if found == record.encode() => write(disk, record),
+        // In the wrong file: C reads it there, but writes it never so.
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(DiskError::io(what, "read")(error)),
+    }
 }
 
 #[cfg(test)]
@@ -158,10 +194,7 @@ mod tests {
         let mut bytes = record(1, 1, 0).encode();
         bytes[0] = 2;
         assert_eq!(text(&bytes), "decode content of metadata1: bad format version 2");
-        assert_eq!(
-            text(&record(0, 1, 0).encode()),
-            "decode content of metadata1: version is set to zero"
-        );
+        assert_eq!(text(&record(0, 1, 0).encode()), "decode content of metadata1: version is set to zero");
     }
 
     #[test]
@@ -186,12 +219,33 @@ mod tests {
         assert_eq!(examined.short, ["metadata2"]);
         disk.put("metadata2", &[0; 32]);
         let examined = examine(&disk).unwrap();
-        assert_eq!(examined.newest, Some(record(3, 3, 0)));
+        assert_eq!((examined.newest, &examined.short), (Some(record(3, 3, 0)), &vec![]));
         assert_eq!(examined.damaged[0].1, "decode content of metadata2: bad format version 0");
         disk.put("metadata2", &record(3, 4, 0).encode());
         assert_eq!(
             examine(&disk).unwrap().conflict.unwrap(),
             "metadata1 and metadata2 are both at version 3"
         );
+    }
+
+    #[test]
+    fn zeros_beside_the_first_record_are_an_interrupted_creation() {
+        let disk = MemoryDisk::new(1);
+        disk.put("metadata1", &record(1, 1, 0).encode());
+        disk.put("metadata2", &[0; 32]);
+        let examined = examine(&disk).unwrap();
+        assert_eq!((examined.newest, examined.damaged), (Some(record(1, 1, 0)), vec![]));
+        assert_eq!(examined.short, ["metadata2"]);
+    }
+
+    #[test]
+    fn a_failed_creation_leaves_no_name_behind() {
+        let disk = MemoryDisk::new(1);
+        disk.set_capacity(Some(31));
+        assert!(write(&disk, &record(1, 1, 0)).is_err());
+        assert_eq!(disk.content("metadata1"), None);
+        disk.set_capacity(None);
+        write(&disk, &record(1, 1, 0)).unwrap();
+        assert_eq!(examine(&disk.crash()).unwrap().newest, Some(record(1, 1, 0)));
     }
 }

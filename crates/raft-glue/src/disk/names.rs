@@ -19,6 +19,12 @@ pub(crate) const LOCK: &str = "dqlite-lock";
 pub(crate) const MARKER: &str = "catch-up-needed";
 /// Prefix of files not yet complete.
 pub(crate) const TEMPORARY: &str = "tmp-";
+/// Prefix of files that a repair moved aside; a number follows, and after a dash the old name.
+pub(crate) const ASIDE: &str = "corrupt-";
+/// C skips longer names, or aborts.
+pub(crate) const MAX_NAME_LEN: usize = 127;
+/// Far above what any log reaches, far below where sums overflow.
+const MAX_INDEX: u64 = 1 << 62;
 /// Files of the two metadata slots.
 pub(crate) const METADATA: [&str; 2] = ["metadata1", "metadata2"];
 
@@ -38,7 +44,9 @@ impl ClosedName {
 
     pub(crate) fn parse(name: &str) -> Option<Self> {
         let (first, last) = name.split_once('-')?;
-        Some(Self { first: digits(first, 16)?, last: digits(last, 16)?, name: name.to_owned() })
+        let parsed = Self { first: digits(first, 16)?, last: digits(last, 16)?, name: name.to_owned() };
+        // A range that no log can have is a foreign file.
+        (parsed.first > 0 && parsed.last >= parsed.first).then_some(parsed)
     }
 }
 
@@ -76,8 +84,8 @@ impl SnapshotName {
             index: digits(parts.next()?, 20)?,
             timestamp_ms: digits(parts.next()?, 20)?,
         };
-        // Only the plain form leads back to the same file.
-        (parsed.to_string() == name).then_some(parsed)
+        // Only the plain form leads back to the same file, and no log is that long.
+        (parsed.to_string() == name && parsed.index <= MAX_INDEX).then_some(parsed)
     }
 
     pub(crate) fn meta(&self) -> String {
@@ -107,7 +115,7 @@ mod tests {
         assert_eq!(ClosedName::new(1, 22).name, "0000000000000001-0000000000000022");
         let unpadded = ClosedName::parse("1-1").unwrap();
         assert_eq!((unpadded.first, unpadded.last), (1, 1));
-        for bad in ["1", "1-", "-1", "1-2-3", "00000000000000001-2", "1-2.old", " 1-2", "a-b"] {
+        for bad in ["1", "1-", "-1", "1-2-3", "00000000000000001-2", "1-2.old", " 1-2", "a-b", "2-1", "0-1"] {
             assert_eq!(ClosedName::parse(bad), None, "{bad}");
         }
     }
@@ -121,6 +129,7 @@ mod tests {
         assert_eq!((name.term, name.index, name.timestamp_ms), (1, 64, 2_507_632));
         assert_eq!(name.meta(), "snapshot-1-64-2507632.meta");
         assert_eq!(SnapshotName::parse("snapshot-1-64"), None);
+        assert_eq!(SnapshotName::parse("snapshot-1-18446744073709551615-1"), None);
         assert_eq!(SnapshotName::parse("snapshot-1-64-7.meta"), None);
         assert_eq!(SnapshotName::parse("snapshot-1-64-99999999999999999999"), None);
     }

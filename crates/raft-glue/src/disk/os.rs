@@ -201,10 +201,7 @@ mod tests {
         let path = file.path().to_str().unwrap();
         assert_eq!(text(path), format!("path '{path}' is not a directory"));
         assert_eq!(text(&"x".repeat(895)), "directory path too long");
-        assert_eq!(
-            text(&"x".repeat(800)),
-            format!("can't stat '{}': name too long", "x".repeat(800))
-        );
+        assert_eq!(text(&"x".repeat(800)), format!("can't stat '{}': name too long", "x".repeat(800)));
     }
 
     #[test]

@@ -18,10 +18,16 @@ enum State {
     Format,
     Count,
     /// Inside a name, with so many bytes before.
-    Name { len: usize },
+    Name {
+        len: usize,
+    },
     MainSize,
-    WalSize { main: u64 },
-    Content { left: u64 },
+    WalSize {
+        main: u64,
+    },
+    Content {
+        left: u64,
+    },
     Done,
 }
 
@@ -151,7 +157,8 @@ mod tests {
 
     #[test]
     fn whole_payloads_pass_in_any_split() {
-        for databases in [&[][..], &[("a", 4096, 0)], &[("seven77", 8192, 0), ("eight888", 4096, 32 + 4120)]] {
+        for databases in [&[][..], &[("a", 4096, 0)], &[("seven77", 8192, 0), ("eight888", 4096, 32 + 4120)]]
+        {
             let bytes = payload(databases);
             for step in [1, 3, 8, 1000, 100_000] {
                 check(&bytes, step).unwrap();

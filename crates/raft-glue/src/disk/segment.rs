@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 use super::batch::{self, BatchError, Defect, ENTRY_HEADER_LEN, MAX_ENTRIES, PREAMBLE_LEN, encoded_len};
 use super::bytes_of::{is_zero, to_usize, used_len, word};
+use super::extent::Extent;
 use crate::Entry;
 
 /// The only format ever released.
@@ -39,8 +40,12 @@ pub(crate) struct Closed {
     pub(crate) entries: Vec<Entry>,
     /// Where each batch starts, and how many entries come before it.
     pub(crate) batches: Vec<BatchPlace>,
-    /// Entries that the file seems to hold beyond those.
+    /// Why it is not exactly what its name promises.
     pub(crate) failure: Option<Failure>,
+    /// It holds more valid entries than its name promises.
+    pub(crate) surplus: bool,
+    /// Offset behind the last valid batch.
+    pub(crate) len: u64,
 }
 
 /// Start of a batch.
@@ -78,6 +83,8 @@ pub(crate) fn read_closed(content: &Bytes, expected: u64) -> Closed {
         let message = format!("found {found} entries (expected {expected})");
         closed.failure = Some(Failure { offset: offset as u64, message });
     }
+    closed.len = offset as u64;
+    closed.surplus = found > expected;
     closed.entries.truncate(to_usize(expected));
     closed
 }
@@ -125,6 +132,8 @@ pub(crate) enum End {
 pub(crate) struct Open {
     /// Entries up to the end.
     pub(crate) entries: Vec<Entry>,
+    /// Where each batch starts, and how many entries come before it.
+    pub(crate) batches: Vec<BatchPlace>,
     /// Offset behind them.
     pub(crate) len: u64,
     /// What comes then.
@@ -133,7 +142,7 @@ pub(crate) struct Open {
 
 /// Decodes an open segment. `preallocated` is the size such files are created with.
 pub(crate) fn read_open(content: &Bytes, preallocated: u64) -> Open {
-    let mut open = Open { entries: Vec::new(), len: 0, end: End::Unused };
+    let mut open = Open { entries: Vec::new(), batches: Vec::new(), len: 0, end: End::Unused };
     let used = used_len(content);
     if used == 0 {
         return open;
@@ -149,20 +158,19 @@ pub(crate) fn read_open(content: &Bytes, preallocated: u64) -> Open {
         return open;
     }
     let mut offset = HEADER_LEN;
-    let mut batches = 0;
     open.end = loop {
         open.len = offset as u64;
         // A file cut down to the bare format word was cut by something else than a crash.
-        if offset >= used && !(batches == 0 && content.len() == HEADER_LEN) {
+        if offset >= used && !(open.batches.is_empty() && content.len() == HEADER_LEN) {
             break End::Complete;
         }
         match batch::decode(content, offset) {
             Ok(mut batch) => {
+                open.batches.push(BatchPlace { before: open.entries.len(), offset: offset as u64 });
                 open.entries.append(&mut batch.entries);
                 offset = batch.end;
-                batches += 1;
             }
-            Err(error) => break classify(content, offset, used, batches, &error, preallocated),
+            Err(error) => break classify(content, offset, used, open.batches.len(), &error, preallocated),
         }
     };
     open
@@ -179,10 +187,9 @@ fn classify(
     let search_from = error.end.unwrap_or(offset + 8);
     let has_missing_sector = |end: usize| missing_sector(content, offset, end.min(content.len()));
     let torn = match error.defect {
-        Defect::Short => content.len() as u64 >= preallocated,
-        Defect::Preamble => {
-            word(content, offset + 8) == Some(0) && has_missing_sector(offset + PREAMBLE_LEN)
-        }
+        // Only a batch larger than a whole segment, alone in its file, makes the file grow while it is written.
+        Defect::Short => offset == HEADER_LEN && content.len() as u64 >= preallocated,
+        Defect::Preamble => word(content, offset + 8) == Some(0) && has_missing_sector(offset + PREAMBLE_LEN),
         Defect::Header => {
             let count = to_usize(word(content, offset + 8).expect("the preamble was read"));
             has_missing_sector(offset + PREAMBLE_LEN + count * ENTRY_HEADER_LEN)
@@ -256,6 +263,16 @@ pub(crate) fn encode(entries: &[Entry]) -> Vec<u8> {
         batch::encode(entries, &mut content);
     }
     content
+}
+
+/// Where the entries lie in what [`encode`] makes of them.
+pub(crate) fn extent(first: u64, entries: &[Entry]) -> Extent {
+    let mut extent = Extent::empty(first);
+    for entries in entries.chunks(MAX_ENTRIES) {
+        let data_len = entries.iter().map(|entry| entry.data.len()).sum();
+        extent.push(entries.len(), encoded_len(entries.len(), data_len));
+    }
+    extent
 }
 
 #[cfg(test)]

@@ -19,13 +19,12 @@ use lz4_flex::frame::{BlockMode, BlockSize, FrameDecoder, FrameEncoder, FrameInf
 
 use super::bytes_of::{to_usize, word};
 use super::checksum::checksum;
-use super::configuration;
 use super::error::DiskError;
 use super::file_system::{Disk, File};
 use super::files;
 use super::names::{SnapshotName, TEMPORARY};
 use super::payload::PayloadCheck;
-use crate::{LogIndex, SnapshotMetadata, Term};
+use crate::{Configuration, LogIndex, SnapshotMetadata, Term};
 
 const FORMAT: u64 = 1;
 const META_HEADER_LEN: usize = 32;
@@ -57,7 +56,7 @@ impl From<DiskError> for Unusable {
 
 /// Content of a `.meta` file.
 pub(crate) fn encode_meta(metadata: &SnapshotMetadata) -> Vec<u8> {
-    let configuration = configuration::encode(&metadata.configuration);
+    let configuration = metadata.configuration.encode();
     let mut content = Vec::with_capacity(META_HEADER_LEN + configuration.len());
     for value in [FORMAT, 0, metadata.configuration_index.0, configuration.len() as u64] {
         content.extend_from_slice(&value.to_le_bytes());
@@ -90,7 +89,7 @@ fn decode_meta(name: &SnapshotName, content: &[u8]) -> Result<SnapshotMetadata, 
     if u64::from(checksum(0, &content[16..end])) != sum & 0xffff_ffff {
         return Err(format!("read {meta}: checksum mismatch"));
     }
-    let configuration = configuration::decode(encoded).map_err(|error| format!("load {meta}: {error}"))?;
+    let configuration = Configuration::decode(encoded).map_err(|error| format!("load {meta}: {error}"))?;
     Ok(SnapshotMetadata {
         index: LogIndex(name.index),
         term: Term(name.term),
@@ -101,12 +100,16 @@ fn decode_meta(name: &SnapshotName, content: &[u8]) -> Result<SnapshotMetadata, 
 
 /// Reads the `.meta` and checks the payload as far as it can be checked.
 pub(crate) fn verify<D: Disk>(disk: &D, name: &SnapshotName) -> Result<SnapshotMetadata, Unusable> {
-    let meta = name.meta();
-    let content = files::read(disk, &meta, &format!("load {meta}"))?;
-    let metadata =
-        decode_meta(name, &content).map_err(|message| Unusable::Damaged { file: meta, message })?;
+    let metadata = read_meta(disk, name)?;
     stream(disk, name, &mut |_| {})?;
     Ok(metadata)
+}
+
+/// Reads the `.meta` only.
+pub(crate) fn read_meta<D: Disk>(disk: &D, name: &SnapshotName) -> Result<SnapshotMetadata, Unusable> {
+    let meta = name.meta();
+    let content = files::read(disk, &meta, &format!("load {meta}"))?;
+    decode_meta(name, &content).map_err(|message| Unusable::Damaged { file: meta, message })
 }
 
 /// The payload, uncompressed.
@@ -132,9 +135,7 @@ pub fn read_snapshot<D: Disk>(disk: &D, metadata: &SnapshotMetadata) -> Result<B
         })?;
     read_payload(disk, &name).map_err(|error| match error {
         Unusable::Disk(error) => error,
-        Unusable::Damaged { file, message } => {
-            DiskError::Corrupt { what: format!("read {file}"), message }
-        }
+        Unusable::Damaged { file, message } => DiskError::Corrupt { what: format!("read {file}"), message },
     })
 }
 
@@ -295,6 +296,17 @@ impl<F: File> Write for FileWriter<'_, F> {
     }
 }
 
+/// A time stamp above those of all snapshots there are: it only decides between equal term and index.
+pub(crate) fn next_timestamp<D: Disk>(disk: &D) -> Result<u64, DiskError> {
+    let entries = disk.list().map_err(DiskError::io("list snapshots", "open directory"))?;
+    let newest = entries
+        .iter()
+        .filter_map(|entry| SnapshotName::parse(entry.name.strip_suffix(".meta").unwrap_or(&entry.name)))
+        .map(|name| name.timestamp_ms)
+        .max();
+    Ok(newest.unwrap_or(0).saturating_add(1))
+}
+
 /// Writes a snapshot under temporary names, with fixed memory, and makes its content durable.
 ///
 /// It becomes the newest snapshot with [`super::LogStore::snapshot_taken`]; until then a crash leaves nothing of it.
@@ -386,15 +398,17 @@ pub(crate) fn publish<D: Disk>(disk: &D, metadata: &SnapshotMetadata) -> Result<
         .filter(is_ours)
         .max();
     let Some(name) = written else {
-        let published = entries.iter().filter_map(|entry| SnapshotName::parse(&entry.name)).any(|n| is_ours(&n));
+        let published =
+            entries.iter().filter_map(|entry| SnapshotName::parse(&entry.name)).any(|n| is_ours(&n));
         return if published {
             Ok(())
         } else {
             Err(DiskError::NotFound(format!("{what}: no such snapshot was written")))
         };
     };
-    // A `.meta` alone is ignored by every reader, so it comes first.
+    // A `.meta` alone is ignored by every reader, so it comes first, and for good: a payload alone means damage.
     files::publish(disk, &name.meta(), &what)?;
+    files::sync_directory(disk, &what)?;
     files::publish(disk, &name.to_string(), &what)?;
     files::sync_directory(disk, &what)
 }

@@ -23,7 +23,8 @@ impl Core {
         let legacy = state.protocol == Protocol::Legacy;
         let known = legacy || self.replica.configuration().is_voter(self.config.id);
         let (id, address) = self.replica.leader().filter(|_| known).unwrap_or_default();
-        let response = if legacy { Response::ServerLegacy { address } } else { Response::Server { id, address } };
+        let response =
+            if legacy { Response::ServerLegacy { address } } else { Response::Server { id, address } };
         self.respond(client, encode(&response), now_ms);
     }
 
@@ -128,7 +129,7 @@ impl Core {
     }
 
     /// While leadership is being handed over nothing can be proposed, so nothing may be captured either.
-    fn refuse_commits_during_transfer(&mut self) {
+    fn refuse_commits_during_transfer(&self) {
         let veto = self.replica.transfer_pending().then_some(vfs::Veto::TransferPending);
         for state in self.databases.iter() {
             state.database.set_veto(veto);

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use vfs::{DatabaseName, Position, SqlError, TransactionState, Vfs};
 use wire_protocol::{Params, PrepareSchema};
 
-use super::session::{CancelHandle, Session};
 use super::ClientId;
+use super::session::{CancelHandle, Session};
 
 /// Which executor runs a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,8 +21,6 @@ mod rows;
 mod session;
 mod sql;
 mod statements;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -76,6 +74,18 @@ pub enum Input {
     ClientEof {
         /// Who.
         client: ClientId,
+    },
+    /// A client closed its sending half, but not all that it has sent was read yet.
+    ClientDeparting {
+        /// Who.
+        client: ClientId,
+    },
+    /// A client sent what cannot be read. What came before is still answered, then the reason is told.
+    ClientUnreadable {
+        /// Who.
+        client: ClientId,
+        /// What is wrong.
+        reason: String,
     },
     /// A client's socket is gone.
     ClientClosed {
@@ -286,7 +296,9 @@ impl Core {
         match input {
             Input::ClientOpened { client, protocol } => self.client_opened(client, protocol),
             Input::ClientFrame { client, frame } => self.client_frame(client, frame, now_ms),
-            Input::ClientEof { client } => self.client_eof(client, now_ms),
+            Input::ClientEof { client } => self.client_eof(client, None, now_ms),
+            Input::ClientDeparting { client } => self.client_departing(client, now_ms),
+            Input::ClientUnreadable { client, reason } => self.client_eof(client, Some(reason), now_ms),
             Input::ClientClosed { client } => self.client_closed(client, now_ms),
             Input::ClientDrained { client } => self.client_drained(client, now_ms),
             Input::PeerMessage { from, address, message } => {
@@ -368,7 +380,9 @@ impl Core {
 
     fn replica_output(&mut self, output: ReplicaOutput, now_ms: u64) {
         match output {
-            ReplicaOutput::Persist(persist) => self.outputs.push_back(Output::Disk(DiskJob::Persist(persist))),
+            ReplicaOutput::Persist(persist) => {
+                self.outputs.push_back(Output::Disk(DiskJob::Persist(persist)))
+            }
             ReplicaOutput::Transmit { to, address, message } => {
                 self.outputs.push_back(Output::Transmit { to, address, message });
             }
@@ -377,10 +391,14 @@ impl Core {
             ReplicaOutput::ReadSnapshot { to, metadata } => {
                 self.outputs.push_back(Output::Snapshot(SnapshotJob::Read { to, metadata }));
             }
-            ReplicaOutput::ReadEntries(read) => self.outputs.push_back(Output::Disk(DiskJob::ReadEntries(read))),
+            ReplicaOutput::ReadEntries(read) => {
+                self.outputs.push_back(Output::Disk(DiskJob::ReadEntries(read)))
+            }
             ReplicaOutput::BecameLeader { term } => tracing::info!(%term, "became leader"),
             ReplicaOutput::LostLeadership => self.lost_leadership(now_ms),
-            ReplicaOutput::RequestDone { request, result } => self.cluster_request_done(request, result, now_ms),
+            ReplicaOutput::RequestDone { request, result } => {
+                self.cluster_request_done(request, result, now_ms)
+            }
             ReplicaOutput::Failed(reason) => self.fail(reason, now_ms),
         }
     }
@@ -401,7 +419,9 @@ impl Core {
                 self.replica.handle_snapshot_failed();
                 self.fail(reason, now_ms);
             }
-            DiskDone::EntriesRead(read, result) => self.replica.handle_entries_read(&read, result.map_err(drop)),
+            DiskDone::EntriesRead(read, result) => {
+                self.replica.handle_entries_read(&read, result.map_err(drop))
+            }
         }
     }
 

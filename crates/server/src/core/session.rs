@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use vfs::{
-    Connection, DatabaseName, InterruptHandle, Position, SqlError, Statement, Step, TransactionState, Veto, Vfs,
+    Connection, DatabaseName, InterruptHandle, Position, SqlError, Statement, Step, TransactionState, Veto,
+    Vfs,
 };
 use wire_protocol::{Params, PrepareSchema, Response, RowsEncoder, RowsEnd};
 
@@ -150,7 +151,10 @@ impl Session {
 
     fn prepare(&mut self, database: u32, sql: &[u8], schema: PrepareSchema) -> Outcome {
         if self.statements.len() >= limits::MAX_STATEMENTS {
-            return complete(failure(&error(SQLITE_NOMEM, "too many prepared statements on this connection")));
+            return complete(failure(&error(
+                SQLITE_NOMEM,
+                "too many prepared statements on this connection",
+            )));
         }
         let prepared = match self.connection.prepare(sql) {
             Ok(prepared) => prepared,
@@ -347,7 +351,10 @@ impl Session {
                 // complete before its last row.
                 RowsEnd::Part if out.len() > limits::MAX_RETURNING_LEN => {
                     self.undo(statement);
-                    return Err(error(SQLITE_TOOBIG, "the rows returned by a writing statement exceed 64 MiB"));
+                    return Err(error(
+                        SQLITE_TOOBIG,
+                        "the rows returned by a writing statement exceed 64 MiB",
+                    ));
                 }
                 RowsEnd::Part => self.check_cancelled().inspect_err(|_| self.undo(statement))?,
             }

@@ -16,7 +16,8 @@ use super::{ClientId, Core, Output, limits};
 /// find out; a wrong guess costs a little waiting, never correctness.
 fn probably_writes(sql: &[u8]) -> bool {
     const WRITES: [&[u8]; 10] = [
-        b"INSERT", b"UPDATE", b"DELETE", b"REPLACE", b"CREATE", b"DROP", b"ALTER", b"VACUUM", b"REINDEX", b"ANALYZE",
+        b"INSERT", b"UPDATE", b"DELETE", b"REPLACE", b"CREATE", b"DROP", b"ALTER", b"VACUUM", b"REINDEX",
+        b"ANALYZE",
     ];
     let text = sql.trim_ascii_start();
     let word = |text: &[u8]| text.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
@@ -217,14 +218,32 @@ impl Core {
                 if let Some(opened) = self.clients.get_mut(&client).and_then(|state| state.opened.as_mut()) {
                     opened.remember_statement(statement, readonly);
                 }
-                self.gate(client, database, gate, GatedReply { client, bytes: reply, more: false, batch: false }, now_ms);
+                self.gate(
+                    client,
+                    database,
+                    gate,
+                    GatedReply { client, bytes: reply, more: false, batch: false },
+                    now_ms,
+                );
             }
             Outcome::Complete { reply } => {
                 let batch = running.kind == RequestKind::Batch;
-                self.gate(client, database, gate, GatedReply { client, bytes: reply, more: false, batch }, now_ms);
+                self.gate(
+                    client,
+                    database,
+                    gate,
+                    GatedReply { client, bytes: reply, more: false, batch },
+                    now_ms,
+                );
             }
             Outcome::Rows { reply } => {
-                self.gate(client, database, gate, GatedReply { client, bytes: reply, more: true, batch: false }, now_ms);
+                self.gate(
+                    client,
+                    database,
+                    gate,
+                    GatedReply { client, bytes: reply, more: true, batch: false },
+                    now_ms,
+                );
             }
             Outcome::Cancelled => self.finish(client, now_ms),
             Outcome::Opened { .. } | Outcome::OpenFailed(_) | Outcome::Closed => {}
@@ -244,8 +263,8 @@ impl Core {
         let database = self.databases.get_or_create(&self.vfs, &name);
         let Some(state) = self.clients.get_mut(&client) else { return };
         let dead = generation != self.databases.get(database).generation || !self.replica.is_leader();
-        state.opened =
-            Some(Opened { database, session: Some(session), cancel, readonly: Vec::new(), dead });
+        self.databases.get_mut(database).sessions += 1;
+        state.opened = Some(Opened { database, session: Some(session), cancel, readonly: Vec::new(), dead });
         let gone = state.gone;
         if dead {
             self.reply_only(client, codes::NOT_LEADER, "not leader");
@@ -277,15 +296,24 @@ impl Core {
         let Some(state) = self.clients.get_mut(&client) else { return };
         let database = state.opened.take().map(|opened| opened.database);
         if let Some(database) = database {
-            self.databases.get_mut(database).lane.release(client);
+            let state = self.databases.get_mut(database);
+            state.lane.release(client);
+            state.sessions -= 1;
             self.grant(database);
-            self.forget_if_deleted(database);
+            self.forget_if_unused(database);
         }
         self.finish(client, now_ms);
     }
 
     /// Sends a reply, or keeps it until everything it may depend on is committed.
-    fn gate(&mut self, client: ClientId, database: DatabaseId, gate: vfs::Position, reply: GatedReply, now_ms: u64) {
+    fn gate(
+        &mut self,
+        client: ClientId,
+        database: DatabaseId,
+        gate: vfs::Position,
+        reply: GatedReply,
+        now_ms: u64,
+    ) {
         let state = self.databases.get_mut(database);
         if gate <= state.database.committed() {
             self.deliver(reply, now_ms);
@@ -432,9 +460,9 @@ impl Core {
     }
 
     /// Stops the reads of clients that closed their sending half some time ago: they are probably gone.
-    pub(super) fn cancel_reads_of_departed(&mut self, now_ms: u64) {
+    pub(super) fn cancel_reads_of_departed(&self, now_ms: u64) {
         for state in self.clients.values() {
-            let departed = state.eof_at_ms.is_some_and(|at| now_ms >= at + limits::EOF_READ_GRACE_MS);
+            let departed = state.departed_at_ms.is_some_and(|at| now_ms >= at + limits::EOF_READ_GRACE_MS);
             if let (true, RequestState::Running(Running { kind: RequestKind::Query, .. }), Some(opened)) =
                 (departed, &state.request, &state.opened)
             {
@@ -450,10 +478,13 @@ mod tests {
 
     #[test]
     fn the_hint_looks_at_the_first_words() {
-        for sql in ["insert into t values(1)", "  UPDATE t SET a=1", "BEGIN IMMEDIATE", "begin\texclusive", "VACUUM"] {
+        for sql in
+            ["insert into t values(1)", "  UPDATE t SET a=1", "BEGIN IMMEDIATE", "begin\texclusive", "VACUUM"]
+        {
             assert!(probably_writes(sql.as_bytes()), "{sql}");
         }
-        for sql in ["", "SELECT 1", "BEGIN", "BEGIN DEFERRED", "COMMIT", "-- INSERT", "inserted", "PRAGMA x"] {
+        for sql in ["", "SELECT 1", "BEGIN", "BEGIN DEFERRED", "COMMIT", "-- INSERT", "inserted", "PRAGMA x"]
+        {
             assert!(!probably_writes(sql.as_bytes()), "{sql}");
         }
     }

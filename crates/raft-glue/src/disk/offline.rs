@@ -1,0 +1,92 @@
+//! What is done to a directory that no node uses: first start, recovery of a cluster, a look at the last entry.
+
+use super::error::{DiskError, LoadError};
+use super::examine::examine;
+use super::file_system::Disk;
+use super::metadata::{self, Record};
+use super::names::MARKER;
+use super::repair::{Repairer, decide_metadata, refuse_loss};
+use super::store::{DEFAULT_SEGMENT_SIZE, take_lock, write_closed};
+use super::survey::survey;
+use crate::{Configuration, Entry, EntryKind, HardState, LogIndex, Term};
+
+/// Looks at term and vote without changing anything, so that a directory that cannot be used is refused early.
+///
+/// # Errors
+///
+/// [`DiskError::Directory`] with what is wrong, in the words of C dqlite.
+pub fn check_metadata<D: Disk>(disk: &D) -> Result<(), DiskError> {
+    let examined = metadata::examine(disk)?;
+    let damaged = examined.damaged.into_iter().map(|(_, message)| message);
+    damaged.chain(examined.conflict).next().map_or(Ok(()), |message| Err(DiskError::Directory(message)))
+}
+
+/// Makes the directory the beginning of a cluster: term 1, and `configuration` as entry 1.
+///
+/// Does nothing if the directory holds a log, a snapshot or a later term already, so it may be called at every start;
+/// a first start that was interrupted is completed. Takes the lock for its duration.
+pub fn bootstrap<D: Disk>(disk: &D, configuration: &Configuration) -> Result<(), DiskError> {
+    let _lock = take_lock(disk)?;
+    let found = metadata::examine(disk)?;
+    let first_record = Record { version: 1, hard_state: HardState { term: Term(1), vote: None } };
+    let pristine = found.damaged.is_empty() && found.newest.is_none_or(|record| record == first_record);
+    if !pristine || survey(disk)?.has_data() {
+        return Ok(());
+    }
+    if found.newest.is_none() {
+        for name in &found.short {
+            super::files::remove_if_exists(disk, name, &format!("delete {name}"))?;
+        }
+        metadata::write(disk, &first_record)?;
+    }
+    write_closed(disk, 1, &[configuration_entry(configuration, Term(1))], "bootstrap")?;
+    Ok(())
+}
+
+/// Forces `configuration` on the log: the way back for a cluster that lost its majority for good.
+///
+/// Appends a configuration entry to what is there. Whoever calls this declares the directory to be the truth, so a
+/// node that was to wait until it caught up with others need not wait any more (the note of that is moved aside), and
+/// lost votes do not matter. Takes the lock for its duration. Fails, and changes nothing, if entries are damaged or the
+/// directory is in use.
+pub fn recover<D: Disk>(disk: &D, configuration: &Configuration) -> Result<(), LoadError> {
+    if configuration.servers.is_empty() {
+        return Err(DiskError::Invalid("a configuration needs at least one server".to_owned()).into());
+    }
+    let _lock = take_lock(disk)?;
+    let examined = examine(disk, DEFAULT_SEGMENT_SIZE)?;
+    // Nobody will send lost entries again, but lost votes no longer matter.
+    refuse_loss(&examined)?;
+    let record = decide_metadata(&examined, true)?;
+    let is_marked = examined.survey.no_vote_until.is_some();
+    let mut repairer = Repairer { disk, next_aside: examined.survey.next_aside };
+    let opened = repairer.run(examined, record)?;
+    let next = opened.first_index + opened.entries.len() as u64;
+    let snapshot_term = opened.snapshot.as_ref().map(|snapshot| snapshot.term);
+    let term = opened.entries.last().map(|entry| entry.term).or(snapshot_term).unwrap_or(Term(1));
+    if opened.record.version == 0 {
+        metadata::write(disk, &Record { version: 1, hard_state: HardState { term, vote: None } })?;
+    }
+    let entry = configuration_entry(configuration, term);
+    write_closed(disk, next, &[entry], "recover")?;
+    if is_marked && opened.no_vote_until.is_some() {
+        repairer.move_aside(MARKER)?;
+    }
+    Ok(())
+}
+
+/// Index and term of the last entry, or of the snapshot if there are no entries behind it; both 0 if there is nothing.
+///
+/// Changes nothing, takes no lock and does not look at term and vote. Fails if entries are damaged.
+pub fn describe_last_entry<D: Disk>(disk: &D) -> Result<(LogIndex, Term), LoadError> {
+    let examined = examine(disk, DEFAULT_SEGMENT_SIZE)?;
+    refuse_loss(&examined)?;
+    let index = LogIndex(examined.next_index() - 1);
+    let snapshot_term = examined.snapshot.as_ref().map(|snapshot| snapshot.term);
+    let term = examined.entries.last().map(|entry| entry.term).or(snapshot_term).unwrap_or_default();
+    Ok((index, term))
+}
+
+fn configuration_entry(configuration: &Configuration, term: Term) -> Entry {
+    Entry { term, kind: EntryKind::Configuration, data: configuration.encode() }
+}

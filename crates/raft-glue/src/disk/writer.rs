@@ -1,0 +1,288 @@
+//! The open segments: the one being written and those prepared ahead.
+//!
+//! Space is reserved before anything is written, so that a full disk changes nothing. A segment gets its first byte
+//! only when its predecessor is durable and closed, so that the order of open segments is the order of their entries.
+//! One write carries one batch, so that a torn write never leaves a valid batch behind a hole.
+
+use std::collections::VecDeque;
+use std::io;
+
+use super::batch::{self, MAX_ENTRIES, PREAMBLE_LEN, encoded_len};
+use super::bytes_of::to_usize;
+use super::error::DiskError;
+use super::extent::Extent;
+use super::file_system::{Disk, File};
+use super::files;
+use super::names::{ClosedName, OpenName};
+use super::segment::{FORMAT, HEADER_LEN};
+use crate::Entry;
+
+/// Files larger than a segment grow in these steps.
+const GROWTH: u64 = 4096;
+/// Zeros that always stay behind the last batch: C's reader needs a whole preamble of them, and aborts at half of one.
+const TAIL_LEN: u64 = PREAMBLE_LEN as u64;
+
+/// A segment that got its final name.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) name: ClosedName,
+    pub(crate) extent: Extent,
+}
+
+#[derive(Debug)]
+struct Reserved<F> {
+    name: OpenName,
+    file: F,
+    /// Bytes that are allocated.
+    size: u64,
+}
+
+#[derive(Debug)]
+struct Current<F> {
+    segment: Reserved<F>,
+    extent: Extent,
+}
+
+/// Writes batches into open segments.
+#[derive(Debug)]
+pub(crate) struct Writer<D: Disk> {
+    disk: D,
+    segment_size: u64,
+    next_counter: u64,
+    current: Option<Current<D::File>>,
+    prepared: VecDeque<Reserved<D::File>>,
+}
+
+/// A batch, written at once.
+struct Part<'a> {
+    /// Into a segment of its own, not into the current one.
+    fresh: bool,
+    entries: &'a [Entry],
+    /// Offset behind it.
+    end: u64,
+}
+
+impl<D: Disk> Writer<D> {
+    /// `segment_size` is the size that open segments are created with. The directory holds none.
+    pub(crate) fn new(disk: D, segment_size: u64) -> Self {
+        Self { disk, segment_size, next_counter: 1, current: None, prepared: VecDeque::new() }
+    }
+
+    /// Where the entries of the current segment lie, if there are any.
+    pub(crate) fn extent(&self) -> Option<&Extent> {
+        self.current.as_ref().map(|current| &current.extent).filter(|extent| extent.entries > 0)
+    }
+
+    /// File and name of the current segment.
+    pub(crate) fn file(&self) -> Option<(&D::File, &str)> {
+        self.current.as_ref().map(|current| (&current.segment.file, current.segment.name.name.as_str()))
+    }
+
+    /// Writes the entries from index `first` on durably, as one batch if it fits. Segments that became full on the way
+    /// are given to `finished`.
+    ///
+    /// Fails with [`DiskError::NoSpace`] before anything is written.
+    pub(crate) fn append(
+        &mut self,
+        first: u64,
+        entries: &[Entry],
+        finished: &mut Vec<Finished>,
+    ) -> Result<(), DiskError> {
+        let parts = self.lay_out(entries);
+        self.reserve(&parts)?;
+        let mut first = first;
+        for part in &parts {
+            if part.fresh {
+                finished.extend(self.finish()?);
+                let segment = self.prepared.pop_front().expect("a segment was reserved for every part");
+                self.current = Some(Current { segment, extent: Extent::empty(first) });
+            }
+            self.write(part)?;
+            first += part.entries.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn lay_out<'a>(&self, entries: &'a [Entry]) -> Vec<Part<'a>> {
+        let mut parts = Vec::new();
+        let empty = HEADER_LEN as u64;
+        let mut fresh = self.current.is_none();
+        let mut end = self.current.as_ref().map_or(empty, |current| current.extent.end);
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let mut count = fitting(rest, self.segment_size.saturating_sub(end + TAIL_LEN));
+            if count == 0 && end > empty {
+                fresh = true;
+                end = empty;
+                continue;
+            }
+            // Larger than a whole segment: alone in one, which grows.
+            count = count.max(1);
+            let (entries, others) = rest.split_at(count);
+            end += batch_len(entries) as u64;
+            parts.push(Part { fresh, entries, end });
+            fresh = false;
+            rest = others;
+        }
+        parts
+    }
+
+    /// Allocates everything the parts need.
+    fn reserve(&mut self, parts: &[Part<'_>]) -> Result<(), DiskError> {
+        let mut fresh = 0;
+        for part in parts {
+            if part.fresh {
+                let needed = (part.end + TAIL_LEN).max(self.segment_size);
+                if self.prepared.len() == fresh {
+                    self.prepare(needed)?;
+                }
+                grow(&mut self.prepared[fresh], needed)?;
+                fresh += 1;
+            } else if fresh == 0 {
+                // Large enough unless a failed write cut it or the first batch is too large for a segment.
+                let current = self.current.as_mut().expect("only a current segment is continued");
+                grow(&mut current.segment, part.end + TAIL_LEN)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the next segment exists, if the current one is more than half full. A failure costs nothing now.
+    pub(crate) fn prepare_ahead(&mut self) {
+        let half_full =
+            self.current.as_ref().is_some_and(|current| current.extent.end > self.segment_size / 2);
+        if half_full
+            && self.prepared.is_empty()
+            && let Err(error) = self.prepare(self.segment_size)
+        {
+            tracing::debug!("prepare a segment ahead: {error}");
+        }
+    }
+
+    fn prepare(&mut self, size: u64) -> Result<(), DiskError> {
+        let name = OpenName::new(self.next_counter);
+        let what = format!("create segment {}", name.name);
+        let file = match self.disk.create(&name.name) {
+            Ok(file) => file,
+            Err(error) => return Err(no_space(error, &what, "open", &name.name, size)),
+        };
+        let mut segment = Reserved { name, file, size: 0 };
+        let result = grow(&mut segment, size).and_then(|()| files::sync_directory(&self.disk, &what));
+        if let Err(error) = result {
+            // Leaves nothing behind, if it can: the space is needed.
+            let _ = self.disk.unlink(&segment.name.name);
+            return Err(error);
+        }
+        self.next_counter += 1;
+        self.prepared.push_back(segment);
+        Ok(())
+    }
+
+    fn write(&mut self, part: &Part<'_>) -> Result<(), DiskError> {
+        let current = self.current.as_mut().expect("a part has a segment");
+        let is_first = current.extent.entries == 0;
+        let offset = if is_first { 0 } else { current.extent.end };
+        let mut buffer = Vec::with_capacity(to_usize(part.end - offset));
+        if is_first {
+            buffer.extend_from_slice(&FORMAT.to_le_bytes());
+        }
+        let before = buffer.len();
+        batch::encode(part.entries, &mut buffer);
+        let len = buffer.len() - before;
+        let segment = &mut current.segment;
+        let what = format!("write to {}", segment.name.name);
+        if let Err(error) = segment.file.write_at(&buffer, offset) {
+            // What was written of it must not be found: neither by the next start, nor behind a shorter write that
+            // comes later.
+            let cut = segment.file.truncate(offset);
+            if error.kind() != io::ErrorKind::StorageFull {
+                return Err(DiskError::io(what, "write")(error));
+            }
+            // A file system that cannot really reserve.
+            cut.map_err(DiskError::io(what, "truncate"))?;
+            segment.size = offset;
+            return Err(DiskError::NoSpace { name: segment.name.name.clone(), bytes: buffer.len() as u64 });
+        }
+        segment.file.sync().map_err(DiskError::io(what, "fsync"))?;
+        current.extent.push(part.entries.len(), len);
+        Ok(())
+    }
+
+    /// Gives the current segment its final name, durably, or removes it if it is empty.
+    pub(crate) fn finish(&mut self) -> Result<Option<Finished>, DiskError> {
+        let Some(current) = self.current.take() else { return Ok(None) };
+        let open = current.segment.name.name;
+        let what = format!("close segment {open}");
+        if current.extent.entries == 0 {
+            self.disk.unlink(&open).map_err(DiskError::io(&what, "unlink"))?;
+            files::sync_directory(&self.disk, &what)?;
+            return Ok(None);
+        }
+        let name = ClosedName::new(current.extent.first, current.extent.next() - 1);
+        close_file(&self.disk, &current.segment.file, current.extent.end, &open, &name, &what)?;
+        Ok(Some(Finished { name, extent: current.extent }))
+    }
+
+    /// Removes the prepared segments.
+    pub(crate) fn remove_prepared(&mut self) -> Result<(), DiskError> {
+        let what = "remove prepared segments";
+        let any = !self.prepared.is_empty();
+        for segment in self.prepared.drain(..) {
+            files::remove_if_exists(&self.disk, &segment.name.name, what)?;
+        }
+        if any { files::sync_directory(&self.disk, what) } else { Ok(()) }
+    }
+}
+
+/// Cuts an open segment to its content and gives it its final name, durably.
+pub(crate) fn close_file<D: Disk>(
+    disk: &D,
+    file: &D::File,
+    len: u64,
+    open: &str,
+    closed: &ClosedName,
+    what: &str,
+) -> Result<(), DiskError> {
+    file.truncate(len).map_err(DiskError::io(what, "truncate"))?;
+    // Before the rename: a closed segment with anything behind its last batch is damaged to every reader.
+    file.sync().map_err(DiskError::io(what, "fsync"))?;
+    disk.rename(open, &closed.name).map_err(DiskError::io(what, "rename"))?;
+    files::sync_directory(disk, what)
+}
+
+fn grow<F: File>(segment: &mut Reserved<F>, needed: u64) -> Result<(), DiskError> {
+    if segment.size >= needed {
+        return Ok(());
+    }
+    let size = needed.next_multiple_of(GROWTH);
+    let name = &segment.name.name;
+    let what = format!("create segment {name}");
+    segment.file.allocate(size).map_err(|error| no_space(error, &what, "posix_allocate", name, size))?;
+    segment.file.sync().map_err(DiskError::io(&what, "fsync"))?;
+    segment.size = size;
+    Ok(())
+}
+
+fn no_space(error: io::Error, what: &str, operation: &'static str, name: &str, bytes: u64) -> DiskError {
+    if error.kind() == io::ErrorKind::StorageFull {
+        DiskError::NoSpace { name: name.to_owned(), bytes }
+    } else {
+        DiskError::io(what, operation)(error)
+    }
+}
+
+fn batch_len(entries: &[Entry]) -> usize {
+    encoded_len(entries.len(), entries.iter().map(|entry| entry.data.len()).sum())
+}
+
+/// How many of the entries fit into `room` bytes as one batch.
+fn fitting(entries: &[Entry], room: u64) -> usize {
+    let mut data_len = 0;
+    for (count, entry) in entries.iter().enumerate() {
+        data_len += entry.data.len();
+        if count == MAX_ENTRIES || encoded_len(count + 1, data_len) as u64 > room {
+            return count;
+        }
+    }
+    entries.len()
+}

@@ -1,0 +1,318 @@
+//! What peers say, as raft-rs understands it.
+//!
+//! Everything is checked here: raft-rs believes any index it is told, and panics on what cannot be.
+
+use raft::StateRole;
+use raft::eraftpb::{ConfState, Message, MessageType};
+use raft::{ProgressState, eraftpb};
+use wire_protocol::rpc::{
+    AppendEntries, AppendEntriesResult, InstallSnapshot, RequestVote, RequestVoteResult, TimeoutNow,
+};
+use wire_protocol::{Configuration, EntryKind, LogIndex, NodeId, Term, rpc};
+
+use crate::entry::to_raft;
+use crate::membership::to_conf_state;
+use crate::replica::Replica;
+use crate::{InstalledSnapshot, SnapshotMetadata};
+
+/// Indexes and terms beyond this are nonsense; adding to them must not overflow.
+const MAX_NUMBER: u64 = 1 << 62;
+
+/// Configuration entries that a message may have put into the log.
+type Appended = Vec<(LogIndex, Term, Configuration)>;
+
+impl Replica {
+    /// Steps a message. Returns the configurations it brought.
+    pub(crate) fn inbound(&mut self, from: NodeId, message: rpc::Message) -> Appended {
+        match message {
+            rpc::Message::AppendEntries(append) => return self.append_received(from, &append),
+            rpc::Message::AppendEntriesResult(result) => self.append_result_received(from, &result),
+            rpc::Message::RequestVote(request) => self.vote_requested(from, &request),
+            rpc::Message::RequestVoteResult(result) => self.vote_received(from, &result),
+            rpc::Message::InstallSnapshot(install) => self.snapshot_received(from, install),
+            rpc::Message::TimeoutNow(timeout) => self.timeout_now_received(from, &timeout),
+        }
+        Vec::new()
+    }
+
+    fn message(&self, from: NodeId, kind: MessageType, term: Term) -> Message {
+        let mut message = Message { from: from.0, to: self.config.id.0, term: term.0, ..Message::default() };
+        message.set_msg_type(kind);
+        message
+    }
+
+    fn step(&mut self, message: Message) {
+        // Refused messages are of no consequence; what matters was checked before.
+        let _ = self.raw.step(message);
+    }
+
+    fn append_received(&mut self, from: NodeId, append: &AppendEntries) -> Appended {
+        let AppendEntries { term, prev_log_index: prev, prev_log_term, leader_commit, entries } = append;
+        let sane = [term.0, prev.0, leader_commit.0].iter().all(|number| *number < MAX_NUMBER)
+            && term.0 > 0
+            && (prev.0 == 0) == (prev_log_term.0 == 0)
+            && entries.iter().all(|entry| entry.term.0 > 0 && entry.term <= *term);
+        let mut configurations = Vec::new();
+        for (index, entry) in (prev.0 + 1..).zip(entries).filter(|_| sane) {
+            match entry.kind {
+                EntryKind::Command if entry.data.is_empty() || !entry.data.len().is_multiple_of(8) => {
+                    return vec![];
+                }
+                EntryKind::Configuration => match Configuration::decode(&entry.data) {
+                    Ok(configuration) => configurations.push((LogIndex(index), entry.term, configuration)),
+                    Err(error) => {
+                        tracing::warn!(%from, index, %error, "append with a malformed configuration ignored");
+                        return Vec::new();
+                    }
+                },
+                _ => {}
+            }
+        }
+        if !sane || !self.agrees_with_committed(from, append) {
+            return Vec::new();
+        }
+        let mut message = self.message(from, MessageType::MsgAppend, *term);
+        message.index = prev.0;
+        message.log_term = prev_log_term.0;
+        message.commit = leader_commit.0;
+        let converted: Vec<eraftpb::Entry> =
+            (prev.0 + 1..).zip(entries).map(|(index, entry)| to_raft(LogIndex(index), entry)).collect();
+        message.set_entries(converted.into());
+        self.step(message);
+        configurations
+    }
+
+    /// A leader that lacks, or has otherwise, what is committed here belongs to another history. Nothing that is
+    /// committed is ever given up, so this node stops instead.
+    fn agrees_with_committed(&mut self, from: NodeId, append: &AppendEntries) -> bool {
+        let log = &self.raw.raft.raft_log;
+        if append.term.0 < self.raw.raft.term {
+            return true;
+        }
+        let known = log.first_index().saturating_sub(1);
+        let previous = (append.prev_log_index.0, append.prev_log_term.0);
+        let entries = (append.prev_log_index.0 + 1..).zip(append.entries.iter().map(|entry| entry.term.0));
+        let conflict = std::iter::once(previous)
+            .chain(entries)
+            .take_while(|(index, _)| *index <= log.committed)
+            .find(|(index, term)| *index >= known && !log.match_term(*index, *term));
+        let Some((index, term)) = conflict else { return true };
+        self.fail(format!(
+            "node {from} leads with another entry (term {term}) at index {index}, which is committed here: it belongs \
+             to another cluster, or its data was lost; do not start nodes with old or foreign data directories"
+        ));
+        false
+    }
+
+    fn append_result_received(&mut self, from: NodeId, result: &AppendEntriesResult) {
+        let raft = &self.raw.raft;
+        let term = result.term;
+        if self.leading.is_none()
+            || term.0 < raft.term
+            || term.0 >= MAX_NUMBER
+            || raft.prs().get(from.0).is_none()
+        {
+            return;
+        }
+        if term.0 > raft.term {
+            return self.step(self.message(from, MessageType::MsgAppendResponse, term));
+        }
+        let last = raft.raft_log.last_index();
+        let now_ms = self.now_ms;
+        let peer = self.peers.entry(from).or_default();
+        peer.contact_ms = Some(now_ms);
+        let credit = std::mem::take(&mut peer.heartbeat_credit);
+        if result.rejected.0 == 0 {
+            let mut message = self.message(from, MessageType::MsgAppendResponse, term);
+            message.index = result.last_log_index.0.min(last);
+            self.step(message);
+        } else {
+            self.rejection_received(from, result);
+        }
+        if credit && self.leading.is_some() {
+            self.step(self.message(from, MessageType::MsgHeartbeatResponse, term));
+        }
+        self.promotion_result(from);
+    }
+
+    fn rejection_received(&mut self, from: NodeId, result: &AppendEntriesResult) {
+        let last = self.raw.raft.raft_log.last_index();
+        let Some(progress) = self.raw.raft.mut_prs().get_mut(from.0) else { return };
+        progress.recent_active = true;
+        let rejected = result.rejected.0;
+        let matched = progress.matched;
+        if progress.state == ProgressState::Snapshot {
+            if rejected == progress.pending_snapshot {
+                self.snapshot_failed(from);
+            }
+        } else if progress.state == ProgressState::Probe
+            && progress.next_idx == 1
+            && result.last_log_index.0 > 0
+        {
+            // It said that it was empty, and was only about to install a snapshot. Entries from the very beginning
+            // would make a C node abort now.
+            progress.next_idx = result.last_log_index.0.min(rejected - 1).min(last) + 1;
+            progress.resume();
+            self.raw.raft.send_append(from.0);
+        } else if rejected > matched {
+            let mut message = self.message(from, MessageType::MsgAppendResponse, result.term);
+            message.reject = true;
+            message.index = rejected;
+            message.reject_hint = result.last_log_index.0.max(matched).min(MAX_NUMBER);
+            self.step(message);
+        }
+    }
+
+    /// Whether a leader is known and has been heard from lately, so that others should not disturb it.
+    fn has_leader(&self) -> bool {
+        let raft = &self.raw.raft;
+        raft.state == StateRole::Leader
+            || (raft.leader_id != 0 && raft.election_elapsed < raft.election_timeout())
+    }
+
+    fn vote_requested(&mut self, from: NodeId, request: &RequestVote) {
+        let numbers = [request.term.0, request.last_log_index.0, request.last_log_term.0];
+        if numbers.iter().any(|number| *number >= MAX_NUMBER) || request.term.0 == 0 {
+            return;
+        }
+        if request.pre_vote {
+            return self.pre_vote_requested(from, request);
+        }
+        let own = self.raw.raft.term;
+        let disturbs = self.has_leader() && !request.disrupt_leader;
+        if !disturbs && request.term.0 > own && !self.grants_votes() {
+            self.raw.raft.become_follower(request.term.0, 0);
+        }
+        if disturbs || request.term.0 < own || !self.grants_votes() {
+            let term = Term(self.raw.raft.term);
+            let refusal = RequestVoteResult { term, vote_granted: false, pre_vote: Some(false) };
+            return self.reply(from, rpc::Message::RequestVoteResult(refusal));
+        }
+        let mut message = self.message(from, MessageType::MsgRequestVote, request.term);
+        message.index = request.last_log_index.0;
+        message.log_term = request.last_log_term.0;
+        if request.disrupt_leader {
+            message.context = bytes::Bytes::from_static(b"CampaignTransfer");
+        }
+        self.step(message);
+    }
+
+    /// Entries that are not durable are no obstacle: the answer waits for them. Nor is it one that we have no vote as far
+    /// as we know: the candidate may know of our promotion before we do, and not be elected without us. (C nodes refuse,
+    /// and then stay without a leader.)
+    fn grants_votes(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        let caught_up = self.config.no_vote_until.is_none_or(|index| log.committed >= index.0);
+        caught_up && self.installing.is_none()
+    }
+
+    /// raft-rs would refuse a second pre-vote in a term, and C candidates never learn of a higher term by a refusal:
+    /// either can leave a cluster without leader for ever, so pre-votes are answered here.
+    fn pre_vote_requested(&mut self, from: NodeId, request: &RequestVote) {
+        let own = self.raw.raft.term;
+        let log = &self.raw.raft.raft_log;
+        let has_leader = self.has_leader();
+        let up_to_date = log.is_up_to_date(request.last_log_index.0, request.last_log_term.0);
+        let eligible = !has_leader && self.grants_votes() && request.term.0 >= own;
+        let granted = eligible && up_to_date;
+        if eligible && !up_to_date && request.term.0 - 1 > own {
+            self.raw.raft.become_follower(request.term.0 - 1, 0);
+        }
+        let term = if granted { request.term } else { request.term.max(Term(self.raw.raft.term)) };
+        let result = RequestVoteResult { term, vote_granted: granted, pre_vote: Some(true) };
+        self.reply(from, rpc::Message::RequestVoteResult(result));
+    }
+
+    fn vote_received(&mut self, from: NodeId, result: &RequestVoteResult) {
+        let own = self.raw.raft.term;
+        let term = result.term;
+        if term.0 >= MAX_NUMBER || term.0 < own {
+            return;
+        }
+        let asked_for_pre_vote = match self.raw.raft.state {
+            StateRole::PreCandidate => true,
+            StateRole::Candidate => false,
+            StateRole::Follower | StateRole::Leader => return,
+        };
+        if result.pre_vote.is_some_and(|pre_vote| pre_vote != asked_for_pre_vote) {
+            return;
+        }
+        let (kind, term) = match (asked_for_pre_vote, result.vote_granted) {
+            (false, _) => (MessageType::MsgRequestVoteResponse, term),
+            (true, true) if term.0 == own + 1 => (MessageType::MsgRequestPreVoteResponse, term),
+            (true, true) => return,
+            // C refuses with our own next term; raft-rs would take that for news.
+            (true, false) if term.0 <= own + 1 => (MessageType::MsgRequestPreVoteResponse, Term(own)),
+            (true, false) => (MessageType::MsgRequestPreVoteResponse, term),
+        };
+        let mut message = self.message(from, kind, term);
+        message.reject = !result.vote_granted;
+        self.step(message);
+    }
+
+    fn snapshot_received(&mut self, from: NodeId, install: InstallSnapshot) {
+        let InstallSnapshot { term, last_index, last_term, configuration, configuration_index, data } =
+            install;
+        let sane = [term.0, last_index.0, last_term.0].iter().all(|number| (1..MAX_NUMBER).contains(number));
+        let (voters, learners) = to_conf_state(&configuration, self.config.id, None);
+        if !sane || voters.is_empty() || configuration_index > last_index {
+            return;
+        }
+        let own = self.raw.raft.term;
+        if term.0 < own {
+            let last_log_index = LogIndex(self.raw.raft.raft_log.persisted);
+            let result = AppendEntriesResult {
+                term: Term(own),
+                rejected: last_index,
+                last_log_index,
+                features: Some(0),
+            };
+            return self.reply(from, rpc::Message::AppendEntriesResult(result));
+        }
+        if self.raw.raft.state == StateRole::Leader && term.0 == own {
+            return;
+        }
+        if self.snapshot_running || self.installing.is_some() {
+            // Too busy, as in C; but there is a leader.
+            if term.0 > own || self.raw.raft.leader_id != from.0 {
+                self.raw.raft.become_follower(term.0, from.0);
+            }
+            self.raw.raft.election_elapsed = 0;
+            return;
+        }
+        if term.0 == own && self.raw.raft.state != StateRole::Follower {
+            self.raw.raft.become_follower(term.0, from.0);
+        }
+        let mut message = self.message(from, MessageType::MsgSnapshot, term);
+        let converted = message.mut_snapshot().mut_metadata();
+        converted.index = last_index.0;
+        converted.term = last_term.0;
+        converted.set_conf_state(ConfState {
+            voters: voters.into_iter().collect(),
+            learners: learners.into_iter().collect(),
+            ..ConfState::default()
+        });
+        self.step(message);
+        if self.raw.raft.raft_log.unstable_snapshot().is_some() {
+            self.membership.install(configuration.clone(), configuration_index);
+            let metadata =
+                SnapshotMetadata { index: last_index, term: last_term, configuration, configuration_index };
+            self.installing = Some(InstalledSnapshot { metadata, data });
+        }
+    }
+
+    fn timeout_now_received(&mut self, from: NodeId, timeout: &TimeoutNow) {
+        let raft = &self.raw.raft;
+        let log = &raft.raft_log;
+        let same_log =
+            log.last_index() == timeout.last_log_index.0 && log.last_term() == timeout.last_log_term.0;
+        if raft.state == StateRole::Follower
+            && raft.leader_id == from.0
+            && (raft.term..MAX_NUMBER).contains(&timeout.term.0)
+            && same_log
+            && self.may_vote()
+        {
+            self.step(self.message(from, MessageType::MsgTimeoutNow, timeout.term));
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What raft-rs sends, as C understands it.
+//!
+//! raft-rs's heartbeats and appends say less than C's: a C follower commits and reports whatever its disk holds when an
+//! append succeeds. So that a success always means "my log is a prefix of yours":
+//!
+//! - an append with entries to a peer that is not known to hold an entry of this leadership reaches to our last one;
+//! - an append without entries refers to an entry of this leadership;
+//! - the commit index never lies beyond what the message covers.
+
+use raft::eraftpb::{Entry as RaftEntry, Message, MessageType};
+use raft::{GetEntriesContext, ProgressState, StateRole};
+use wire_protocol::rpc::{AppendEntries, AppendEntriesResult, RequestVote, RequestVoteResult, TimeoutNow};
+use wire_protocol::{LogIndex, NodeId, Term, rpc};
+
+use crate::entry::from_raft;
+use crate::replica::Replica;
+
+/// raft-rs's mark of a campaign after a transfer.
+const CAMPAIGN_TRANSFER: &[u8] = b"CampaignTransfer";
+
+impl Replica {
+    /// Translates a message, or does what it stands for.
+    pub(crate) fn outbound(&mut self, mut message: Message) -> Option<rpc::Message> {
+        let to = NodeId(message.to);
+        let term = Term(message.term);
+        match message.get_msg_type() {
+            MessageType::MsgAppend => self.append_entries(to, &mut message),
+            MessageType::MsgHeartbeat => self.heartbeat(to, term),
+            MessageType::MsgSnapshot => {
+                self.send_snapshot(to);
+                None
+            }
+            MessageType::MsgAppendResponse => Some(self.append_entries_result(&message)),
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => self.request_vote(&message),
+            MessageType::MsgRequestVoteResponse => Some(rpc::Message::RequestVoteResult(RequestVoteResult {
+                term,
+                vote_granted: !message.reject,
+                pre_vote: Some(false),
+            })),
+            MessageType::MsgTimeoutNow => {
+                let log = &self.raw.raft.raft_log;
+                Some(rpc::Message::TimeoutNow(TimeoutNow {
+                    term,
+                    last_log_index: LogIndex(log.last_index()),
+                    last_log_term: Term(log.last_term()),
+                }))
+            }
+            // Forwarded proposals and reads do not exist between C nodes.
+            _ => None,
+        }
+    }
+
+    fn append_entries(&mut self, to: NodeId, message: &mut Message) -> Option<rpc::Message> {
+        let leading = self.leading?;
+        let prev = message.index;
+        let matched = self.raw.raft.prs().get(to.0)?.matched;
+        let mut entries: Vec<RaftEntry> = message.take_entries().into();
+        if matched < leading.first_index {
+            if prev == 0 && self.raw.store().snapshot_metadata().is_some() {
+                // A C node whose log is compacted aborts on entries from the very beginning.
+                self.raw.raft.mut_prs().get_mut(to.0)?.become_snapshot(0);
+                self.send_snapshot(to);
+                return None;
+            }
+            let log = &self.raw.raft.raft_log;
+            let sent = entries.last().map_or(prev, |entry| entry.index);
+            let last = log.last_index();
+            if sent < last {
+                let rest = log.slice(sent + 1, last + 1, None, GetEntriesContext::empty(false));
+                entries.extend(rest.ok()?);
+            }
+        }
+        let covered = prev + entries.len() as u64;
+        Some(rpc::Message::AppendEntries(AppendEntries {
+            term: Term(message.term),
+            prev_log_index: LogIndex(prev),
+            prev_log_term: Term(message.log_term),
+            leader_commit: LogIndex(message.commit.min(covered)),
+            entries: entries.iter().map(from_raft).collect(),
+        }))
+    }
+
+    /// An empty append: where the peer should be, if it follows; else at our last entry, which it either has, or
+    /// refuses in a way that says so.
+    fn heartbeat(&mut self, to: NodeId, term: Term) -> Option<rpc::Message> {
+        let leading = self.leading?;
+        let raft = &self.raw.raft;
+        let progress = raft.prs().get(to.0)?;
+        let log = &raft.raft_log;
+        let follows = progress.state == ProgressState::Replicate && progress.matched >= leading.first_index;
+        let expected = if follows { progress.matched.max(progress.next_idx - 1) } else { log.last_index() };
+        let prev = expected.max(leading.first_index).min(log.last_index());
+        let message = rpc::Message::AppendEntries(AppendEntries {
+            term,
+            prev_log_index: LogIndex(prev),
+            prev_log_term: Term(log.term(prev).ok()?),
+            leader_commit: LogIndex(log.committed.min(prev)),
+            entries: Vec::new(),
+        });
+        self.peers.entry(to).or_default().heartbeat_credit = true;
+        Some(message)
+    }
+
+    /// A candidacy may be over by the time that its term is durable, and its log another one.
+    fn request_vote(&self, message: &Message) -> Option<rpc::Message> {
+        let pre_vote = message.get_msg_type() == MessageType::MsgRequestPreVote;
+        let raft = &self.raw.raft;
+        let current = match raft.state {
+            StateRole::PreCandidate => pre_vote && message.term == raft.term + 1,
+            StateRole::Candidate => !pre_vote && message.term == raft.term,
+            StateRole::Follower | StateRole::Leader => false,
+        };
+        current.then_some(rpc::Message::RequestVote(RequestVote {
+            term: Term(message.term),
+            candidate_id: self.config.id,
+            last_log_index: LogIndex(message.index),
+            last_log_term: Term(message.log_term),
+            disrupt_leader: message.context == CAMPAIGN_TRANSFER,
+            pre_vote,
+        }))
+    }
+
+    /// Reports no more than what is durable at this moment.
+    fn append_entries_result(&self, message: &Message) -> rpc::Message {
+        let persisted = self.raw.raft.raft_log.persisted;
+        let reported = if message.reject { message.reject_hint } else { message.index };
+        rpc::Message::AppendEntriesResult(AppendEntriesResult {
+            term: Term(message.term),
+            rejected: LogIndex(if message.reject { message.index } else { 0 }),
+            last_log_index: LogIndex(reported.min(persisted)),
+            features: Some(0),
+        })
+    }
+}

@@ -1,0 +1,610 @@
+//! One member of the cluster without socket, clock or disk: `handle_*` and requests go in, [`Replica::poll_output`]
+//! gives what is to be done.
+//!
+//! Invariants, for the sake of peers that may be C nodes:
+//!
+//! - No reply, vote or request for votes leaves before everything it depends on is durable, in order.
+//! - The newest configuration in the log is in force, committed or not (`membership`).
+//! - No campaign, vote or pre-vote while anything is not durable or a snapshot is not applied.
+//! - An append to a peer that is not known to hold an entry of this leadership reaches to the end of the log
+//!   (`outbound`).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+use bytes::Bytes;
+use raft::eraftpb::{Message, MessageType};
+use raft::{GetEntriesContext, RawNode, SnapshotStatus, StateRole};
+use wire_protocol::{Configuration, Entry, EntryKind, LogIndex, NodeId, Term, rpc};
+
+use crate::changes::Requests;
+use crate::config::{Config, ReplicaError};
+use crate::entry::to_raft;
+use crate::error::{ChangeError, ProposeError};
+use crate::logger::logger;
+use crate::membership::Membership;
+use crate::storage::Log;
+use crate::{Committed, HardState, InstalledSnapshot, Loaded, Persist, SnapshotMetadata};
+
+/// C: how long an INSTALL_SNAPSHOT may take, from the read of the file to the peer's answer.
+const INSTALL_SNAPSHOT_TIMEOUT_MS: u64 = 30_000;
+/// Addresses of peers that are not members (a leader that knows us before we know it) are kept up to this number.
+const MAX_STRANGERS: usize = 64;
+/// Ticks made up for after a pause of the caller; a longer pause counts as no more.
+const MAX_TICKS_AT_ONCE: u64 = 5;
+
+/// Name of a membership request or leadership transfer, chosen by the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// Entries to read back from disk for a peer that lags behind what is in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadEntries {
+    /// First of them.
+    pub first: LogIndex,
+    /// How many; fewer are of no use.
+    pub count: usize,
+}
+
+/// Something to do, in the order given.
+#[derive(Debug)]
+pub enum Output {
+    /// Make this durable, then call [`Replica::handle_persisted`] with its number.
+    Persist(Persist),
+    /// Send a message to a peer; it may be lost.
+    Transmit {
+        /// To whom.
+        to: NodeId,
+        /// Where it lives.
+        address: String,
+        /// What.
+        message: rpc::Message,
+    },
+    /// Apply this entry to the state machine, then call [`Replica::handle_applied`].
+    Apply(Committed),
+    /// The state machine becomes what this snapshot (durable already) holds; then call [`Replica::handle_restored`].
+    Restore(InstalledSnapshot),
+    /// Read the content of a snapshot, then call [`Replica::handle_snapshot_read`].
+    ReadSnapshot {
+        /// For whom.
+        to: NodeId,
+        /// Which.
+        metadata: SnapshotMetadata,
+    },
+    /// Read old entries, then call [`Replica::handle_entries_read`].
+    ReadEntries(ReadEntries),
+    /// We lead now.
+    BecameLeader {
+        /// Our term.
+        term: Term,
+    },
+    /// We do not lead any more: entries of ours that are not applied yet may be lost.
+    LostLeadership,
+    /// A request has ended.
+    RequestDone {
+        /// Which.
+        request: RequestId,
+        /// How.
+        result: Result<(), ChangeError>,
+    },
+    /// This node contradicts the cluster and takes no further part in it.
+    Failed(String),
+}
+
+/// What is known of another node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Peer {
+    /// As announced by its stream.
+    pub(crate) address: String,
+    /// A heartbeat went out and no result has come since: the next one stands for a heartbeat response.
+    pub(crate) heartbeat_credit: bool,
+    /// When it last answered us as the leader.
+    pub(crate) contact_ms: Option<u64>,
+    /// A snapshot is on its way since then.
+    pub(crate) snapshot_since_ms: Option<u64>,
+}
+
+/// Our leadership.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leading {
+    pub(crate) term: u64,
+    /// Index of the empty entry it began with.
+    pub(crate) first_index: u64,
+    pub(crate) since_ms: u64,
+}
+
+/// A message that waits for something to be durable.
+#[derive(Debug)]
+pub(crate) enum Held {
+    /// Translated when it leaves, because it reports what is durable then.
+    Raft(Message),
+    Translated(NodeId, rpc::Message),
+}
+
+/// A Ready of raft-rs whose predecessors, or itself, are not durable yet.
+#[derive(Debug)]
+pub(crate) struct Outstanding {
+    pub(crate) number: u64,
+    pub(crate) writes: bool,
+    pub(crate) hard_state: bool,
+    pub(crate) snapshot: Option<InstalledSnapshot>,
+    pub(crate) held: Vec<Held>,
+}
+
+/// A member of the cluster.
+pub struct Replica {
+    pub(crate) config: Config,
+    pub(crate) raw: RawNode<Log>,
+    pub(crate) membership: Membership,
+    pub(crate) peers: BTreeMap<NodeId, Peer>,
+    pub(crate) leading: Option<Leading>,
+    pub(crate) requests: Requests,
+    pub(crate) now_ms: u64,
+    /// A snapshot of the leader that was accepted and is not restored yet.
+    pub(crate) installing: Option<InstalledSnapshot>,
+    /// An own snapshot is being written.
+    pub(crate) snapshot_running: bool,
+    pub(crate) outputs: VecDeque<Output>,
+    pub(crate) outstanding: VecDeque<Outstanding>,
+    /// Answers made here, not by raft-rs; they wait like the messages of a Ready.
+    pub(crate) replies: Vec<(NodeId, rpc::Message)>,
+    /// Hard state given to the disk last.
+    pub(crate) written: HardState,
+    last_tick_ms: u64,
+    pub(crate) campaigns: u64,
+    pub(crate) lost_undelivered: bool,
+    snapshot_attempt: u64,
+    pub(crate) reads: BTreeMap<LogIndex, Vec<GetEntriesContext>>,
+    pub(crate) halted: bool,
+}
+
+impl fmt::Debug for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let log = &self.raw.raft.raft_log;
+        f.debug_struct("Replica")
+            .field("id", &self.config.id)
+            .field("term", &self.raw.raft.term)
+            .field("state", &self.raw.raft.state)
+            .field("leader", &self.raw.raft.leader_id)
+            .field("last_index", &log.last_index())
+            .field("persisted", &log.persisted)
+            .field("committed", &log.committed)
+            .field("applied", &log.applied)
+            .field("configuration", self.membership.newest())
+            .field("requests", &self.requests)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// A member with what its data directory holds. The state machine must hold the snapshot; everything after it
+    /// comes as [`Output::Apply`].
+    ///
+    /// # Errors
+    ///
+    /// When the settings make no sense or the directory contradicts itself.
+    pub fn new(config: Config, loaded: Loaded, now_ms: u64) -> Result<Self, ReplicaError> {
+        config.validate()?;
+        let written = loaded.hard_state;
+        let mut log = Log::new(config.id, loaded)?;
+        let mut membership = match log.snapshot_metadata() {
+            Some(snapshot) => Membership::new(snapshot.configuration.clone(), snapshot.configuration_index),
+            None => Membership::default(),
+        };
+        let snapshot_index = log.snapshot_metadata().map_or(LogIndex(0), |snapshot| snapshot.index);
+        for (index, entry) in log.cached().filter(|(index, _)| *index > snapshot_index) {
+            if entry.kind == EntryKind::Configuration {
+                let configuration = Configuration::decode(&entry.data)
+                    .map_err(|source| ReplicaError::BadConfiguration { index, source })?;
+                membership.push(index, entry.term, configuration);
+            }
+        }
+        log.set_start_configuration(membership.newest().clone());
+        let start_commit = log.start_commit();
+        let raft_config = raft::Config {
+            id: config.id.0,
+            election_tick: config.election_ticks(),
+            heartbeat_tick: config.heartbeat_ticks(),
+            applied: start_commit.0,
+            max_size_per_msg: raft::NO_LIMIT,
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            skip_bcast_commit: true,
+            batch_append: true,
+            max_uncommitted_size: raft::NO_LIMIT,
+            max_committed_size_per_ready: 16 << 20,
+            ..raft::Config::default()
+        };
+        let raw = RawNode::new(&raft_config, log, &logger())?;
+        let mut replica = Self {
+            config,
+            raw,
+            membership,
+            peers: BTreeMap::new(),
+            leading: None,
+            requests: Requests::default(),
+            now_ms,
+            installing: None,
+            snapshot_running: false,
+            outputs: VecDeque::new(),
+            outstanding: VecDeque::new(),
+            replies: Vec::new(),
+            written,
+            last_tick_ms: now_ms,
+            campaigns: 0,
+            lost_undelivered: false,
+            snapshot_attempt: 0,
+            reads: BTreeMap::new(),
+            halted: false,
+        };
+        let voters: Vec<NodeId> = replica.configuration().voters().map(|server| server.id).collect();
+        if voters == [replica.config.id] && replica.may_vote() {
+            replica.raw.campaign()?;
+        }
+        replica.settle(Vec::new());
+        Ok(replica)
+    }
+
+    /// A message of a peer, which announced itself with this id and address.
+    pub fn handle_message(&mut self, from: NodeId, address: &str, message: rpc::Message, now_ms: u64) {
+        if self.halted || from.0 == 0 || from == self.config.id {
+            return;
+        }
+        self.now_ms = now_ms;
+        if self.peers.len() >= MAX_STRANGERS && !self.peers.contains_key(&from) {
+            let members = self.membership.newest();
+            self.peers.retain(|id, _| members.server(*id).is_some());
+        }
+        let peer = self.peers.entry(from).or_default();
+        if peer.address != address {
+            address.clone_into(&mut peer.address);
+        }
+        let configurations = self.inbound(from, message);
+        self.settle(configurations);
+    }
+
+    /// Time has passed.
+    pub fn handle_tick(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        let interval_ms = self.config.tick_interval_ms();
+        let due = now_ms.saturating_sub(self.last_tick_ms) / interval_ms;
+        self.last_tick_ms =
+            if due > MAX_TICKS_AT_ONCE { now_ms } else { self.last_tick_ms + due * interval_ms };
+        for _ in 0..due.min(MAX_TICKS_AT_ONCE) {
+            if self.halted {
+                return;
+            }
+            if self.raw.raft.state != StateRole::Leader && !self.may_vote() {
+                self.raw.raft.election_elapsed = 0;
+                continue;
+            }
+            let leads = self.raw.raft.state == StateRole::Leader;
+            if self.raw.tick() && !leads {
+                self.campaigns += 1;
+            }
+            self.settle(Vec::new());
+        }
+        self.expire_snapshots();
+        self.expire_requests();
+        self.settle(Vec::new());
+    }
+
+    /// Everything up to this number is durable.
+    pub fn handle_persisted(&mut self, number: u64) {
+        if !self.halted {
+            self.release(number);
+            self.settle(Vec::new());
+        }
+    }
+
+    /// A write or sync failed: what is on disk is unknown. We promise nothing any more and stop taking part.
+    pub fn handle_persist_failed(&mut self) {
+        self.halt();
+    }
+
+    /// A message to this peer was not sent.
+    pub fn handle_unreachable(&mut self, to: NodeId, snapshot: bool) {
+        if self.halted {
+            return;
+        }
+        self.raw.report_unreachable(to.0);
+        if snapshot {
+            self.snapshot_failed(to);
+        }
+        self.settle(Vec::new());
+    }
+
+    /// The state machine holds the snapshot at this index.
+    pub fn handle_restored(&mut self, index: LogIndex) {
+        if self.halted || self.installing.as_ref().is_none_or(|snapshot| snapshot.metadata.index != index) {
+            return;
+        }
+        self.installing = None;
+        self.snapshot_attempt = index.0;
+        self.raw.advance_apply_to(index.0);
+        self.settle(Vec::new());
+    }
+
+    /// The state machine has applied the entry at this index.
+    pub fn handle_applied(&mut self, index: LogIndex) {
+        if self.halted {
+            return;
+        }
+        self.raw.advance_apply_to(index.0);
+        let limit_bytes = self.config.log_cache_bytes;
+        let until = index.0.min(self.raw.raft.raft_log.persisted);
+        if self.reads.is_empty() {
+            self.raw.mut_store().evict(until, limit_bytes);
+        }
+        self.change_applied(index);
+        self.settle(Vec::new());
+    }
+
+    /// Whether it is time for a snapshot of everything applied so far. The caller then writes it and reports with
+    /// [`Self::handle_snapshot_taken`] or [`Self::handle_snapshot_failed`].
+    pub fn begin_snapshot(&mut self) -> Option<SnapshotMetadata> {
+        let log = &self.raw.raft.raft_log;
+        let applied = log.applied;
+        let last = self.raw.store().snapshot_metadata().map_or(0, |snapshot| snapshot.index.0);
+        let due = last.max(self.snapshot_attempt).saturating_add(self.config.snapshot_threshold);
+        if self.halted || self.snapshot_running || self.installing.is_some() || applied < due {
+            return None;
+        }
+        let term = Term(log.term(applied).expect("applied entries that no snapshot covers are in the log"));
+        let (configuration, configuration_index) = self.membership.committed(LogIndex(applied));
+        let metadata = SnapshotMetadata {
+            index: LogIndex(applied),
+            term,
+            configuration: configuration.clone(),
+            configuration_index,
+        };
+        self.snapshot_running = true;
+        Some(metadata)
+    }
+
+    /// The snapshot is durable and older entries are gone from the disk.
+    pub fn handle_snapshot_taken(&mut self, metadata: &SnapshotMetadata) {
+        self.snapshot_running = false;
+        self.membership.compact(metadata.index);
+        let trailing = self.config.snapshot_trailing;
+        self.raw.mut_store().compact(metadata.clone(), trailing);
+    }
+
+    /// The snapshot was not written. The next attempt comes after another threshold of entries.
+    pub fn handle_snapshot_failed(&mut self) {
+        self.snapshot_running = false;
+        self.snapshot_attempt = self.raw.raft.raft_log.applied;
+    }
+
+    /// The content of the snapshot for a peer, or why there is none.
+    pub fn handle_snapshot_read(&mut self, to: NodeId, metadata: &SnapshotMetadata, data: Result<Bytes, ()>) {
+        if self.halted {
+            return;
+        }
+        let wanted = self.leading.is_some()
+            && self.raw.raft.prs().get(to.0).is_some_and(|progress| {
+                progress.state == raft::ProgressState::Snapshot
+                    && progress.pending_snapshot == metadata.index.0
+            });
+        match data {
+            Ok(data) if wanted => {
+                let message = rpc::Message::InstallSnapshot(rpc::InstallSnapshot {
+                    term: Term(self.raw.raft.term),
+                    last_index: metadata.index,
+                    last_term: metadata.term,
+                    configuration: metadata.configuration.clone(),
+                    configuration_index: metadata.configuration_index,
+                    data,
+                });
+                self.transmit(to, message);
+            }
+            Err(()) if wanted => self.snapshot_failed(to),
+            _ => {}
+        }
+        self.settle(Vec::new());
+    }
+
+    /// Old entries as asked for, or nothing.
+    pub fn handle_entries_read(&mut self, read: &ReadEntries, entries: Result<Vec<Entry>, ()>) {
+        let contexts = self.reads.remove(&read.first).unwrap_or_default();
+        let Ok(entries) = entries else { return };
+        if self.halted
+            || entries.len() != read.count
+            || !self.raw.mut_store().set_fetched(read.first, entries)
+        {
+            return;
+        }
+        for context in contexts {
+            self.raw.on_entries_fetched(context);
+        }
+        // What raft-rs makes of them stands in its messages now and has to be translated while they are here.
+        self.settle(Vec::new());
+        while self.raw.has_ready() && self.process_ready() {}
+        self.raw.mut_store().drop_fetched();
+    }
+
+    /// Appends a command to the log; its length is a multiple of 8 and not 0, as C nodes insist.
+    ///
+    /// # Errors
+    ///
+    /// When we do not lead, or are about to hand over.
+    pub fn propose(&mut self, data: Bytes) -> Result<LogIndex, ProposeError> {
+        assert!(!data.is_empty() && data.len().is_multiple_of(8), "commands are whole words");
+        if !self.is_leader() {
+            return Err(ProposeError::NotLeader);
+        }
+        if self.transfer_pending() {
+            return Err(ProposeError::TransferPending);
+        }
+        let entry = Entry { term: Term(self.raw.raft.term), kind: EntryKind::Command, data };
+        self.append(&entry).ok_or(ProposeError::NotLeader)
+    }
+
+    /// The next thing to do.
+    pub fn poll_output(&mut self, now_ms: u64) -> Option<Output> {
+        self.now_ms = self.now_ms.max(now_ms);
+        loop {
+            if let Some(output) = self.outputs.pop_front() {
+                if matches!(output, Output::LostLeadership) {
+                    self.lost_undelivered = false;
+                }
+                return Some(output);
+            }
+            if !self.process_ready() {
+                return None;
+            }
+        }
+    }
+
+    /// Whether we lead and know everything that was committed before.
+    #[must_use]
+    pub fn serving(&self) -> bool {
+        self.is_leader()
+            && self.leading.is_some_and(|leading| self.raw.raft.raft_log.applied >= leading.first_index)
+    }
+
+    /// Whether we lead, and everybody here knows.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.leading.is_some() && !self.lost_undelivered && !self.halted
+    }
+
+    /// Who leads, as far as we know. Nobody while leadership is being handed over.
+    #[must_use]
+    pub fn leader(&self) -> Option<(NodeId, String)> {
+        let id = NodeId(self.raw.raft.leader_id);
+        if self.halted || id.0 == 0 || self.transfer_pending() {
+            return None;
+        }
+        let address = if id == self.config.id { Some(self.config.address.clone()) } else { None };
+        let address = self.membership.newest().server(id).map(|server| server.address.clone()).or(address);
+        Some((id, address.or_else(|| self.peers.get(&id).map(|peer| peer.address.clone()))?))
+    }
+
+    /// The configuration in force.
+    #[must_use]
+    pub fn configuration(&self) -> &Configuration {
+        self.membership.newest()
+    }
+
+    /// Whether leadership is being handed over; nothing can be proposed meanwhile.
+    #[must_use]
+    pub fn transfer_pending(&self) -> bool {
+        self.leading.is_some() && self.raw.raft.lead_transferee.is_some()
+    }
+
+    /// How long ago a majority of the voters (we count at once) had last been heard from, milliseconds. Only means
+    /// something while we lead.
+    #[must_use]
+    pub fn quorum_contact_age_ms(&self, now_ms: u64) -> u64 {
+        let Some(leading) = self.leading else { return u64::MAX };
+        let age_ms = |id: NodeId| {
+            if id == self.config.id {
+                return 0;
+            }
+            let contact = self.peers.get(&id).and_then(|peer| peer.contact_ms).unwrap_or(leading.since_ms);
+            now_ms.saturating_sub(contact)
+        };
+        let mut ages: Vec<u64> = self.configuration().voters().map(|server| age_ms(server.id)).collect();
+        ages.sort_unstable();
+        ages.get(ages.len() / 2).copied().unwrap_or(0)
+    }
+
+    /// How often [`Self::handle_tick`] is to be called, milliseconds.
+    #[must_use]
+    pub fn tick_interval_ms(&self) -> u64 {
+        self.config.tick_interval_ms()
+    }
+
+    /// Our current term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        Term(self.raw.raft.term)
+    }
+
+    /// Last entry in the log, durable or not.
+    #[must_use]
+    pub fn last_index(&self) -> LogIndex {
+        LogIndex(self.raw.raft.raft_log.last_index())
+    }
+
+    /// Last entry known to be committed.
+    #[must_use]
+    pub fn commit_index(&self) -> LogIndex {
+        LogIndex(self.raw.raft.raft_log.committed)
+    }
+
+    /// Last entry the state machine holds.
+    #[must_use]
+    pub fn applied_index(&self) -> LogIndex {
+        LogIndex(self.raw.raft.raft_log.applied)
+    }
+
+    /// Whether nothing forbids us to vote or to campaign.
+    pub(crate) fn may_vote(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        let caught_up = self.config.no_vote_until.is_none_or(|index| log.committed >= index.0);
+        caught_up && self.installing.is_none() && log.persisted >= log.last_index()
+    }
+
+    /// Appends an entry as the leader and puts a configuration in force at once.
+    pub(crate) fn append(&mut self, entry: &Entry) -> Option<LogIndex> {
+        let index = self.last_index().next();
+        let mut message = Message { from: self.config.id.0, ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        message.set_entries(vec![to_raft(index, entry)].into());
+        self.raw.raft.step(message).ok()?;
+        let configuration = (entry.kind == EntryKind::Configuration)
+            .then(|| Configuration::decode(&entry.data).expect("encoded by this node"));
+        let term = Term(self.raw.raft.term);
+        self.settle(configuration.map(|configuration| (index, term, configuration)).into_iter().collect());
+        Some(index)
+    }
+
+    /// A translated message that may leave when everything before it is durable.
+    pub(crate) fn reply(&mut self, to: NodeId, message: rpc::Message) {
+        self.replies.push((to, message));
+    }
+
+    /// Contradiction with the cluster.
+    pub(crate) fn fail(&mut self, reason: String) {
+        self.halt();
+        self.outputs.push_back(Output::Failed(reason));
+    }
+
+    pub(crate) fn finish(&mut self, request: RequestId, result: Result<(), ChangeError>) {
+        self.outputs.push_back(Output::RequestDone { request, result });
+    }
+
+    /// Starts sending the newest snapshot to a peer whose progress waits for it.
+    pub(crate) fn send_snapshot(&mut self, to: NodeId) {
+        let Some(metadata) = self.raw.store().snapshot_metadata().cloned() else { return };
+        if let Some(progress) = self.raw.raft.mut_prs().get_mut(to.0) {
+            progress.pending_snapshot = metadata.index.0;
+        }
+        let now_ms = self.now_ms;
+        self.peers.entry(to).or_default().snapshot_since_ms = Some(now_ms);
+        self.outputs.push_back(Output::ReadSnapshot { to, metadata });
+    }
+
+    pub(crate) fn snapshot_failed(&mut self, to: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&to) {
+            peer.snapshot_since_ms = None;
+        }
+        self.raw.report_snapshot(to.0, SnapshotStatus::Failure);
+    }
+
+    fn expire_snapshots(&mut self) {
+        let limit_ms = self.now_ms.saturating_sub(INSTALL_SNAPSHOT_TIMEOUT_MS);
+        let expired: Vec<NodeId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.snapshot_since_ms.is_some_and(|since| since < limit_ms))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in expired {
+            self.snapshot_failed(id);
+        }
+    }
+}

@@ -1,0 +1,554 @@
+//! A blocking client: one socket, one request at a time, a deadline for each. For tools, tests and benchmarks.
+//!
+//! Not a connection pool, and it repeats nothing: what a failed call did is for the caller to find out. After an error
+//! other than [`ClientError::Failure`] the stream may stand in the middle of an answer, so later calls are refused.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use wire_protocol::{
+    DecodeError, FrameDecoder, NodeId, Params, PrepareSchema, Protocol, Request, Response, ResponseContext,
+    Role, Rows, RowsEnd, Server, ServersFormat, Value,
+};
+
+use crate::address::{Address, AddressError};
+
+/// Longest answer taken, in bytes. Memory grows with what arrives, not with what is announced.
+const MAX_RESPONSE_LEN: usize = 1 << 31;
+/// Bytes taken from the socket at a time.
+const READ_LEN: usize = 64 * 1024;
+/// Longest wait for one node while looking for the leader.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause between two rounds of looking for the leader.
+const PROBE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Why a call has no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The address is not one.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The socket failed, or the time was up ([`io::ErrorKind::TimedOut`]).
+    #[error("{op} {address}: {source}")]
+    Io {
+        /// What was being done.
+        op: &'static str,
+        /// The node.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The node sent what is no answer.
+    #[error("answer of {address}: {source}")]
+    Decode {
+        /// The node.
+        address: String,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+    /// The node refused. The connection stays usable.
+    #[error("{message} (code {code})")]
+    Failure {
+        /// SQLite's extended code, or one of dqlite's own.
+        code: u64,
+        /// The node's text.
+        message: String,
+    },
+    /// The answer belongs to another request.
+    #[error("{address} answered {request} with a response of type {kind}")]
+    Unexpected {
+        /// The node.
+        address: String,
+        /// What was asked.
+        request: &'static str,
+        /// Type byte of the answer.
+        kind: u8,
+    },
+    /// An earlier error left the connection unusable; connect again.
+    #[error("the connection to {address} is broken by an earlier error")]
+    Broken {
+        /// The node.
+        address: String,
+    },
+    /// No node could name a leader that answers.
+    #[error("no leader within {waited:?}: {last}")]
+    NoLeader {
+        /// How long was tried.
+        waited: Duration,
+        /// What came of the last attempt at each address.
+        last: String,
+    },
+}
+
+impl ClientError {
+    /// The code of a refusal.
+    #[must_use]
+    pub const fn code(&self) -> Option<u64> {
+        match self {
+            Self::Failure { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+}
+
+/// Outcome of an EXEC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExecResult {
+    /// Rowid of the row inserted last.
+    pub last_insert_id: u64,
+    /// Rows changed.
+    pub rows_affected: u64,
+}
+
+/// All rows of a query.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct QueryResult {
+    /// Column names.
+    pub columns: Vec<String>,
+    /// A value for each column in each row.
+    pub rows: Vec<Vec<Value>>,
+}
+
+/// A prepared statement; valid on the connection that prepared it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// Its id.
+    pub id: u32,
+    /// Highest parameter number.
+    pub params: u64,
+}
+
+/// One connection to one node.
+#[derive(Debug)]
+pub struct Client {
+    address: String,
+    stream: Stream,
+    input: BytesMut,
+    timeout: Duration,
+    /// What the node called the open database.
+    database: u32,
+    /// Of the CLUSTER request sent last: the answer does not say.
+    format: ServersFormat,
+    broken: bool,
+}
+
+impl Client {
+    /// Connects and says which protocol follows. `timeout` bounds this and every later call as a whole.
+    pub fn connect(address: &str, timeout: Duration) -> Result<Self, ClientError> {
+        let parsed = Address::parse(address)?;
+        let failed = |source| ClientError::Io { op: "connect to", address: address.to_owned(), source };
+        let stream = Stream::connect(&parsed, timeout).map_err(failed)?;
+        let mut client = Self {
+            address: address.to_owned(),
+            stream,
+            input: BytesMut::new(),
+            timeout,
+            database: 0,
+            format: ServersFormat::WithRoles,
+            broken: false,
+        };
+        let mut handshake = BytesMut::new();
+        Protocol::Current.encode(&mut handshake);
+        client.write(&handshake)?;
+        Ok(client)
+    }
+
+    /// The node's address as given.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Changes what bounds later calls.
+    pub fn set_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+    }
+
+    /// One request and its answer. FAILURE is an error; the parts of a ROWS answer arrive as one.
+    pub fn call(&mut self, request: &Request) -> Result<Response, ClientError> {
+        self.send(request)?;
+        self.receive()
+    }
+
+    /// Sends without waiting for the answer.
+    pub fn send(&mut self, request: &Request) -> Result<(), ClientError> {
+        if let Request::Cluster { format } = request {
+            self.format = ServersFormat::from_number(*format).unwrap_or(self.format);
+        }
+        let mut message = BytesMut::new();
+        request.encode(&mut message);
+        self.write(&message)
+    }
+
+    /// Takes the answer to the oldest request that has none yet.
+    pub fn receive(&mut self) -> Result<Response, ClientError> {
+        let deadline = Deadline::after(self.timeout);
+        let mut rows: Option<Rows> = None;
+        loop {
+            match self.receive_message(deadline)? {
+                Response::Failure { code, message } => {
+                    return Err(ClientError::Failure { code, message: text(&message) });
+                }
+                Response::Rows(part) => {
+                    let whole = match rows.take() {
+                        None => part,
+                        Some(mut whole) => {
+                            whole.rows.extend(part.rows);
+                            whole.end = part.end;
+                            whole
+                        }
+                    };
+                    if whole.end == RowsEnd::Done {
+                        return Ok(Response::Rows(whole));
+                    }
+                    rows = Some(whole);
+                }
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// One message as it comes, FAILURE and parts of ROWS included.
+    fn receive_message(&mut self, deadline: Deadline) -> Result<Response, ClientError> {
+        self.check_usable()?;
+        let context = ResponseContext { protocol: Protocol::Current, format: self.format };
+        let decoder = FrameDecoder::new(MAX_RESPONSE_LEN);
+        loop {
+            let decoded = match decoder.decode(&mut self.input) {
+                Ok(Some(frame)) => Some(Response::decode_with(&frame, context)),
+                Ok(None) => None,
+                Err(error) => Some(Err(error)),
+            };
+            match decoded {
+                Some(Ok(response)) => return Ok(response),
+                Some(Err(source)) => {
+                    self.broken = true;
+                    return Err(ClientError::Decode { address: self.address.clone(), source });
+                }
+                None => self.fill(deadline)?,
+            }
+        }
+    }
+
+    /// Waits for more bytes.
+    fn fill(&mut self, deadline: Deadline) -> Result<(), ClientError> {
+        let mut chunk = [0; READ_LEN];
+        let read = match self.stream.read_before(deadline, &mut chunk) {
+            Ok(0) => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the node closed the connection")),
+            other => other,
+        };
+        let read = read.map_err(|source| self.io_error("read from", source))?;
+        self.input.extend_from_slice(&chunk[..read]);
+        Ok(())
+    }
+
+    fn write(&mut self, message: &[u8]) -> Result<(), ClientError> {
+        self.check_usable()?;
+        let deadline = Deadline::after(self.timeout);
+        self.stream.write_before(deadline, message).map_err(|source| self.io_error("write to", source))
+    }
+
+    fn io_error(&mut self, op: &'static str, source: io::Error) -> ClientError {
+        self.broken = true;
+        ClientError::Io { op, address: self.address.clone(), source }
+    }
+
+    fn check_usable(&self) -> Result<(), ClientError> {
+        if self.broken { Err(ClientError::Broken { address: self.address.clone() }) } else { Ok(()) }
+    }
+
+    fn unexpected<T>(&self, request: &'static str, response: &Response) -> Result<T, ClientError> {
+        Err(ClientError::Unexpected { address: self.address.clone(), request, kind: response.kind() })
+    }
+
+    fn call_empty(&mut self, name: &'static str, request: &Request) -> Result<(), ClientError> {
+        match self.call(request)? {
+            Response::Empty => Ok(()),
+            other => self.unexpected(name, &other),
+        }
+    }
+
+    fn call_result(&mut self, name: &'static str, request: &Request) -> Result<ExecResult, ClientError> {
+        match self.call(request)? {
+            Response::Result { last_insert_id, rows_affected } => {
+                Ok(ExecResult { last_insert_id, rows_affected })
+            }
+            other => self.unexpected(name, &other),
+        }
+    }
+
+    fn call_rows(&mut self, name: &'static str, request: &Request) -> Result<QueryResult, ClientError> {
+        match self.call(request)? {
+            Response::Rows(rows) => {
+                Ok(QueryResult { columns: rows.columns.iter().map(text).collect(), rows: rows.rows })
+            }
+            other => self.unexpected(name, &other),
+        }
+    }
+
+    /// Announces a client id, which nodes only acknowledge.
+    pub fn register(&mut self, id: u64) -> Result<(), ClientError> {
+        match self.call(&Request::Client { id })? {
+            Response::Welcome { .. } => Ok(()),
+            other => self.unexpected("CLIENT", &other),
+        }
+    }
+
+    /// Opens the connection's database, creating it if it does not exist.
+    pub fn open(&mut self, name: &str) -> Result<(), ClientError> {
+        let request = Request::Open { name: bytes(name), flags: 0, vfs: Bytes::new() };
+        match self.call(&request)? {
+            Response::Database { id } => {
+                self.database = id;
+                Ok(())
+            }
+            other => self.unexpected("OPEN", &other),
+        }
+    }
+
+    /// Runs all statements of a text; the outcome is that of the last.
+    pub fn exec_sql(&mut self, sql: &str, params: &[Value]) -> Result<ExecResult, ClientError> {
+        let (database, params) = (u64::from(self.database), Params::new(params));
+        self.call_result("EXEC_SQL", &Request::ExecSql { database, sql: bytes(sql), params })
+    }
+
+    /// Runs the one statement of a text for its rows.
+    pub fn query_sql(&mut self, sql: &str, params: &[Value]) -> Result<QueryResult, ClientError> {
+        let (database, params) = (u64::from(self.database), Params::new(params));
+        self.call_rows("QUERY_SQL", &Request::QuerySql { database, sql: bytes(sql), params })
+    }
+
+    /// Prepares the one statement of a text.
+    pub fn prepare(&mut self, sql: &str) -> Result<Statement, ClientError> {
+        let database = u64::from(self.database);
+        match self.call(&Request::Prepare { database, sql: bytes(sql), schema: PrepareSchema::V0 })? {
+            Response::Statement { statement, params, .. } => Ok(Statement { id: statement, params }),
+            other => self.unexpected("PREPARE", &other),
+        }
+    }
+
+    /// Runs a prepared statement that yields no rows.
+    pub fn exec(&mut self, statement: Statement, params: &[Value]) -> Result<ExecResult, ClientError> {
+        let (database, statement, params) = (self.database, statement.id, Params::new(params));
+        self.call_result("EXEC", &Request::Exec { database, statement, params })
+    }
+
+    /// Runs a prepared statement for its rows.
+    pub fn query(&mut self, statement: Statement, params: &[Value]) -> Result<QueryResult, ClientError> {
+        let (database, statement, params) = (self.database, statement.id, Params::new(params));
+        self.call_rows("QUERY", &Request::Query { database, statement, params })
+    }
+
+    /// Drops a prepared statement.
+    pub fn finalize(&mut self, statement: Statement) -> Result<(), ClientError> {
+        self.call_empty("FINALIZE", &Request::Finalize { database: self.database, statement: statement.id })
+    }
+
+    /// Ends a query sent with [`Client::send`]; whatever it still answers is dropped.
+    pub fn interrupt(&mut self) -> Result<(), ClientError> {
+        self.send(&Request::Interrupt)?;
+        let deadline = Deadline::after(self.timeout);
+        while self.receive_message(deadline)? != Response::Empty {}
+        Ok(())
+    }
+
+    /// Who leads; id 0 and an empty address when the node knows of nobody.
+    pub fn leader(&mut self) -> Result<(NodeId, String), ClientError> {
+        match self.call(&Request::Leader)? {
+            Response::Server { id, address } => Ok((id, address)),
+            other => self.unexpected("LEADER", &other),
+        }
+    }
+
+    /// The members, in order of addition.
+    pub fn cluster(&mut self) -> Result<Vec<Server>, ClientError> {
+        match self.call(&Request::Cluster { format: ServersFormat::WithRoles.number() })? {
+            Response::Servers { servers, .. } => Ok(servers),
+            other => self.unexpected("CLUSTER", &other),
+        }
+    }
+
+    /// Adds a node, as a spare. Of a leader, like the next three.
+    pub fn add(&mut self, id: NodeId, address: &str) -> Result<(), ClientError> {
+        self.call_empty("ADD", &Request::Add { id, address: address.to_owned() })
+    }
+
+    /// Changes a node's role; returns when it is effective.
+    pub fn assign(&mut self, id: NodeId, role: Role) -> Result<(), ClientError> {
+        self.call_empty("ASSIGN", &Request::Assign { id, role: role.client_code() })
+    }
+
+    /// Removes a node.
+    pub fn remove(&mut self, id: NodeId) -> Result<(), ClientError> {
+        self.call_empty("REMOVE", &Request::Remove { id })
+    }
+
+    /// Hands leadership to a voter; id 0 lets the leader choose.
+    pub fn transfer(&mut self, id: NodeId) -> Result<(), ClientError> {
+        self.call_empty("TRANSFER", &Request::Transfer { id })
+    }
+
+    /// Name and content of the database file and of its WAL.
+    pub fn dump(&mut self, name: &str) -> Result<Vec<(String, Vec<u8>)>, ClientError> {
+        match self.call(&Request::Dump { name: bytes(name) })? {
+            Response::Files(files) => {
+                Ok(files.iter().map(|(name, content)| (text(name), content.to_vec())).collect())
+            }
+            other => self.unexpected("DUMP", &other),
+        }
+    }
+
+    /// Failure domain and weight of the node.
+    pub fn describe(&mut self) -> Result<(u64, u64), ClientError> {
+        match self.call(&Request::Describe { format: 0 })? {
+            Response::Metadata { failure_domain, weight } => Ok((failure_domain, weight)),
+            other => self.unexpected("DESCRIBE", &other),
+        }
+    }
+
+    /// Sets the weight of the node.
+    pub fn weight(&mut self, weight: u64) -> Result<(), ClientError> {
+        self.call_empty("WEIGHT", &Request::Weight { weight })
+    }
+}
+
+/// Asks each node who leads until one that claims to lead itself has been reached, at most for `timeout`, which then
+/// bounds the client's calls.
+pub fn connect_leader<A: AsRef<str>>(addresses: &[A], timeout: Duration) -> Result<Client, ClientError> {
+    let deadline = Deadline::after(timeout);
+    loop {
+        let mut last = Vec::new();
+        for address in addresses.iter().map(AsRef::as_ref) {
+            let wait = deadline.remaining().map_or(PROBE_TIMEOUT, |left| left.min(PROBE_TIMEOUT));
+            match follow_leader(address, wait) {
+                Ok(Some(mut client)) => {
+                    client.set_timeout(timeout);
+                    return Ok(client);
+                }
+                Ok(None) => last.push(format!("{address} knows of none")),
+                Err(error) => last.push(error.to_string()),
+            }
+        }
+        if deadline.remaining().is_some_and(|left| left < PROBE_INTERVAL) {
+            return Err(ClientError::NoLeader { waited: timeout, last: last.join(", ") });
+        }
+        std::thread::sleep(PROBE_INTERVAL);
+    }
+}
+
+/// The node that `address` takes for the leader, if it agrees.
+fn follow_leader(address: &str, timeout: Duration) -> Result<Option<Client>, ClientError> {
+    let mut client = Client::connect(address, timeout)?;
+    let (_, leader) = client.leader()?;
+    if leader == address {
+        return Ok(Some(client));
+    }
+    if leader.is_empty() {
+        return Ok(None);
+    }
+    let mut client = Client::connect(&leader, timeout)?;
+    let (_, confirmed) = client.leader()?;
+    Ok((confirmed == leader).then_some(client))
+}
+
+fn bytes(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+/// For people and names: what is not UTF-8 is shown as such.
+fn text(bytes: &Bytes) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// When a call has to be over; `None` lies beyond what the clock can tell.
+#[derive(Clone, Copy, Debug)]
+struct Deadline(Option<Instant>);
+
+impl Deadline {
+    fn after(timeout: Duration) -> Self {
+        Self(Instant::now().checked_add(timeout))
+    }
+
+    fn remaining(self) -> Option<Duration> {
+        self.0.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// As the option of a socket, where zero would mean for ever.
+    fn socket_timeout(self) -> io::Result<Option<Duration>> {
+        match self.remaining() {
+            Some(Duration::ZERO) => Err(io::ErrorKind::TimedOut.into()),
+            other => Ok(other),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn connect(address: &Address, timeout: Duration) -> io::Result<Self> {
+        match address {
+            Address::Inet(address) => {
+                let stream = TcpStream::connect_timeout(address, timeout)?;
+                stream.set_nodelay(true)?;
+                Ok(Self::Tcp(stream))
+            }
+            Address::Abstract(name) => {
+                UnixStream::connect_addr(&UnixAddress::from_abstract_name(name)?).map(Self::Unix)
+            }
+        }
+    }
+
+    fn read_before(&mut self, deadline: Deadline, buffer: &mut [u8]) -> io::Result<usize> {
+        retry(|| {
+            let timeout = deadline.socket_timeout()?;
+            match self {
+                Self::Tcp(stream) => stream.set_read_timeout(timeout).and_then(|()| stream.read(buffer)),
+                Self::Unix(stream) => stream.set_read_timeout(timeout).and_then(|()| stream.read(buffer)),
+            }
+        })
+    }
+
+    fn write_before(&mut self, deadline: Deadline, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = retry(|| {
+                let timeout = deadline.socket_timeout()?;
+                match self {
+                    Self::Tcp(stream) => stream.set_write_timeout(timeout).and_then(|()| stream.write(bytes)),
+                    Self::Unix(stream) => {
+                        stream.set_write_timeout(timeout).and_then(|()| stream.write(bytes))
+                    }
+                }
+            })?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+}
+
+/// Repeats what a signal interrupted, and calls the end of a socket's patience a time-out.
+fn retry<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            other => return other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

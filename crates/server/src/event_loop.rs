@@ -1,0 +1,476 @@
+//! The loop thread of a node: sockets and timers on one side, the sans-io core on the other.
+//!
+//! A turn collects what happened (events, completions of other threads, time), feeds all of it to the core, then does
+//! what the core wants until it wants nothing, and flushes sockets at the end. It runs no SQL and waits for no disk.
+//!
+//! Registration is edge-triggered for both directions; each socket remembers what it was told. Tokens are never reused,
+//! so an event for an unknown one is late and ignored.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Registry, Token};
+use raft_glue::LogIndex;
+use vfs::Vfs;
+
+use crate::connection::{Connection, FromClient, ReadEnd};
+use crate::core::{ClientId, Core, DiskJob, Input, Output, SqlJob};
+use crate::disk_thread::DiskThread;
+use crate::executor::{Executor, SqliteThread};
+use crate::listener::Listener;
+use crate::snapshot_thread::SnapshotThread;
+use crate::transport::Transport;
+use crate::wake::{Completion, Notifier};
+
+const WAKE: u64 = 0;
+const LISTENER: u64 = 1;
+const FIRST_SOCKET: u64 = 2;
+
+/// Events taken from the kernel at a time.
+const MAX_EVENTS: usize = 1024;
+/// Completions fed in one turn.
+const MAX_COMPLETIONS: usize = 4096;
+/// Size of the buffer that sockets are read into.
+const SCRATCH_LEN: usize = 64 * 1024;
+
+/// Source of tokens.
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    next: u64,
+}
+
+impl Tokens {
+    pub(crate) fn new() -> Self {
+        Self { next: FIRST_SOCKET }
+    }
+
+    /// A token that was never given out.
+    pub(crate) fn next(&mut self) -> u64 {
+        let token = self.next;
+        self.next += 1;
+        token
+    }
+}
+
+/// Announces a socket to the poll, for everything: which of it is looked at is the socket's business.
+pub(crate) fn register(registry: &Registry, fd: RawFd, token: u64) -> io::Result<()> {
+    let token = Token(usize::try_from(token).map_err(io::Error::other)?);
+    registry.register(&mut SourceFd(&fd), token, Interest::READABLE | Interest::WRITABLE)
+}
+
+/// Takes a socket back from the poll, before it is closed.
+pub(crate) fn deregister(registry: &Registry, fd: RawFd) {
+    if let Err(error) = registry.deregister(&mut SourceFd(&fd)) {
+        tracing::debug!(%error, "deregistering a socket failed");
+    }
+}
+
+/// The poll with what it wakes up for besides sockets.
+pub(crate) fn new_poll(listener: &Listener) -> io::Result<(Poll, Notifier)> {
+    let poll = Poll::new()?;
+    let notifier = Notifier::new(poll.registry(), Token(0))?;
+    register(poll.registry(), listener.raw(), LISTENER)?;
+    Ok((poll, notifier))
+}
+
+/// Everything a running node consists of.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) poll: Poll,
+    pub(crate) notifier: Notifier,
+    pub(crate) completions: Receiver<Completion>,
+    /// The moment that `now_ms` counts from.
+    pub(crate) origin: Instant,
+    pub(crate) core: Core,
+    pub(crate) vfs: Arc<Vfs>,
+    pub(crate) sqlite: SqliteThread,
+    pub(crate) listener: Listener,
+    pub(crate) transport: Transport,
+    pub(crate) executor: Executor<SqlJob>,
+    pub(crate) disk: DiskThread,
+    pub(crate) snapshots: SnapshotThread,
+    /// The log is damaged: it must hear when everything up to this index is committed.
+    pub(crate) made_up_at: Option<LogIndex>,
+    /// Hears once whether the node came up.
+    pub(crate) started: Sender<Result<(), String>>,
+}
+
+/// How far the loop is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Running,
+    Stopping,
+    Ended,
+}
+
+/// The loop.
+#[derive(Debug)]
+pub(crate) struct EventLoop {
+    parts: Parts,
+    phase: Phase,
+    clients: BTreeMap<u64, Connection>,
+    /// Clients whose other end is gone altogether.
+    hung_up: BTreeSet<u64>,
+    to_read: BTreeSet<u64>,
+    to_flush: BTreeSet<u64>,
+    /// For the next feeding of the core.
+    inputs: VecDeque<Input>,
+    /// Jobs that the executor has no room for. While there are any no client is read.
+    waiting_jobs: VecDeque<SqlJob>,
+    more_completions: bool,
+    next_tick_ms: u64,
+    tokens: Tokens,
+    scratch: Vec<u8>,
+    gather: Vec<u8>,
+}
+
+impl EventLoop {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            phase: Phase::Starting,
+            clients: BTreeMap::new(),
+            hung_up: BTreeSet::new(),
+            to_read: BTreeSet::new(),
+            to_flush: BTreeSet::new(),
+            inputs: VecDeque::new(),
+            waiting_jobs: VecDeque::new(),
+            more_completions: false,
+            next_tick_ms: 0,
+            tokens: Tokens::new(),
+            scratch: vec![0; SCRATCH_LEN],
+            gather: Vec::new(),
+        }
+    }
+
+    /// Runs until the node has stopped, or cannot go on.
+    pub(crate) fn run(&mut self) {
+        let mut events = Events::with_capacity(MAX_EVENTS);
+        while self.phase != Phase::Ended {
+            if let Err(error) = self.parts.poll.poll(&mut events, self.timeout())
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                self.broken(&format!("waiting for events failed: {error}"));
+                return;
+            }
+            let now_ms = self.now_ms();
+            self.collect(&events, now_ms);
+            self.feed(now_ms);
+            self.perform(now_ms);
+            self.report_made_up();
+            self.flush(now_ms);
+            self.report_start();
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.parts.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether new work may come in.
+    fn accepts_work(&self) -> bool {
+        self.waiting_jobs.is_empty() && !self.parts.disk.is_full()
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let parts = &self.parts;
+        let unfinished = !self.inputs.is_empty()
+            || !self.to_flush.is_empty()
+            || self.more_completions
+            || parts.transport.wants_turn()
+            || (self.accepts_work() && (!self.to_read.is_empty() || parts.transport.wants_read()));
+        if unfinished {
+            return Some(Duration::ZERO);
+        }
+        let accept = if self.phase == Phase::Stopping { None } else { parts.listener.deadline_ms() };
+        let deadlines = [parts.core.next_deadline_ms(), parts.transport.next_deadline_ms(), accept];
+        let deadline_ms = deadlines.into_iter().flatten().fold(self.next_tick_ms, u64::min);
+        Some(Duration::from_millis(deadline_ms.saturating_sub(self.now_ms())))
+    }
+
+    /// Step 1: notes what the kernel and the other threads have to say.
+    fn collect(&mut self, events: &Events, now_ms: u64) {
+        self.parts.notifier.acknowledge();
+        for event in events {
+            let Ok(token) = u64::try_from(event.token().0) else { continue };
+            // After an error or a hang-up both directions tell what is wrong when they are tried.
+            let gone = event.is_error() || event.is_write_closed();
+            let readable = event.is_readable() || event.is_read_closed() || gone;
+            let writable = event.is_writable() || gone;
+            match token {
+                WAKE => {}
+                LISTENER => self.parts.listener.ready(),
+                _ => match self.clients.get_mut(&token) {
+                    Some(connection) => {
+                        connection.ready(readable, writable);
+                        self.to_read.insert(token);
+                        self.to_flush.insert(token);
+                        if gone {
+                            self.hung_up.insert(token);
+                        } else if event.is_read_closed() && connection.is_opened() {
+                            // The end of the stream may stand behind requests that nobody reads for now.
+                            self.inputs.push_back(Input::ClientDeparting { client: ClientId(token) });
+                        }
+                    }
+                    None => self.parts.transport.ready(token, readable, writable, now_ms),
+                },
+            }
+        }
+        if self.phase != Phase::Stopping {
+            self.accept(now_ms);
+        }
+        self.collect_completions(now_ms);
+    }
+
+    fn accept(&mut self, now_ms: u64) {
+        let Self { parts, clients, to_read, tokens, .. } = self;
+        let registry = parts.poll.registry();
+        parts.listener.accept(now_ms, |socket| {
+            let token = tokens.next();
+            match register(registry, socket.raw(), token) {
+                Ok(()) => {
+                    clients.insert(token, Connection::new(socket));
+                    to_read.insert(token);
+                }
+                Err(error) => tracing::warn!(%error, "a connection cannot be watched and was closed"),
+            }
+        });
+    }
+
+    fn collect_completions(&mut self, now_ms: u64) {
+        for _ in 0..MAX_COMPLETIONS {
+            let Ok(completion) = self.parts.completions.try_recv() else {
+                self.more_completions = false;
+                return;
+            };
+            match completion {
+                Completion::Sql(done) => self.inputs.push_back(Input::SqlDone(done)),
+                Completion::Disk(done) => self.inputs.push_back(Input::DiskDone(done)),
+                Completion::Snapshot(done) => self.inputs.push_back(Input::SnapshotDone(done)),
+                Completion::Dialled(dialled) => {
+                    self.parts.transport.dialled(dialled, &mut self.tokens, now_ms);
+                }
+                Completion::Panicked(reason) => self.broken(&reason),
+                Completion::Stop => {
+                    self.phase = Phase::Stopping;
+                    self.inputs.push_back(Input::Stop);
+                }
+            }
+        }
+        self.more_completions = true;
+    }
+
+    /// Step 2: everything goes into the core before anything is asked of it.
+    fn feed(&mut self, now_ms: u64) {
+        self.parts.disk.retry();
+        self.submit_waiting();
+        self.inputs.extend(self.parts.transport.take_reports());
+        for input in std::mem::take(&mut self.inputs) {
+            self.parts.core.handle(input, now_ms);
+        }
+        if self.accepts_work() {
+            self.read_clients(now_ms);
+            let Self { parts, scratch, .. } = self;
+            parts.transport.read(scratch, |input| parts.core.handle(input, now_ms));
+        }
+        let due = self.parts.core.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms);
+        if self.next_tick_ms <= now_ms {
+            let interval = self.parts.core.tick_interval_ms().max(1);
+            // After a delay the missed ticks are skipped: time itself is an argument of the tick.
+            self.next_tick_ms = (self.next_tick_ms + interval).max(now_ms + 1);
+            self.parts.core.handle(Input::Tick, now_ms);
+            self.parts.transport.handle_time(now_ms);
+        } else if due {
+            self.parts.core.handle(Input::Tick, now_ms);
+        } else if self.parts.transport.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms) {
+            self.parts.transport.handle_time(now_ms);
+        }
+    }
+
+    fn read_clients(&mut self, now_ms: u64) {
+        for token in std::mem::take(&mut self.to_read) {
+            let Some(connection) = self.clients.get_mut(&token) else { continue };
+            let client = ClientId(token);
+            let core = &mut self.parts.core;
+            let end = connection.read(&mut self.scratch, |event| {
+                let input = match event {
+                    FromClient::Opened(protocol) => Input::ClientOpened { client, protocol },
+                    FromClient::Frame(frame) => Input::ClientFrame { client, frame },
+                    FromClient::Eof => Input::ClientEof { client },
+                    FromClient::Unreadable(reason) => Input::ClientUnreadable { client, reason },
+                };
+                core.handle(input, now_ms);
+            });
+            match end {
+                ReadEnd::Waiting if self.hung_up.contains(&token) => self.drop_client(token),
+                ReadEnd::Waiting => {}
+                ReadEnd::Unfinished => {
+                    self.to_read.insert(token);
+                }
+                ReadEnd::Broken => self.drop_client(token),
+            }
+        }
+    }
+
+    /// Closes a client's socket; the core hears of it with the next feeding.
+    fn drop_client(&mut self, token: u64) {
+        self.hung_up.remove(&token);
+        if self.clients.remove(&token).is_some_and(|connection| connection.is_opened()) {
+            self.inputs.push_back(Input::ClientClosed { client: ClientId(token) });
+        }
+    }
+
+    /// Step 3: does what the core wants until it wants nothing.
+    fn perform(&mut self, now_ms: u64) {
+        while let Some(output) = self.parts.core.poll_output(now_ms) {
+            match output {
+                Output::Reply { client: ClientId(token), bytes } => {
+                    if let Some(connection) = self.clients.get_mut(&token) {
+                        connection.push(bytes);
+                        self.to_flush.insert(token);
+                    }
+                }
+                Output::CloseClient { client: ClientId(token) } => {
+                    if let Some(connection) = self.clients.get_mut(&token) {
+                        connection.close();
+                        self.to_flush.insert(token);
+                    }
+                }
+                Output::PauseClient { client: ClientId(token) } => {
+                    if let Some(connection) = self.clients.get_mut(&token) {
+                        connection.pause();
+                    }
+                }
+                Output::ResumeClient { client: ClientId(token) } => {
+                    if let Some(connection) = self.clients.get_mut(&token) {
+                        connection.resume();
+                        self.to_read.insert(token);
+                    }
+                }
+                Output::BecomePeer { client: ClientId(token), id, address } => {
+                    self.hung_up.remove(&token);
+                    if let Some(connection) = self.clients.remove(&token) {
+                        let (socket, rest) = connection.into_peer();
+                        self.parts.transport.adopt(token, id, address, socket, rest);
+                    }
+                }
+                Output::Sql(job) => {
+                    self.waiting_jobs.push_back(job);
+                    self.submit_waiting();
+                }
+                Output::Disk(job) => {
+                    if matches!(job, DiskJob::SnapshotTaken(_)) {
+                        self.parts.snapshots.published();
+                    }
+                    self.parts.disk.submit(job);
+                }
+                Output::Snapshot(job) => {
+                    if let Err(done) = self.parts.snapshots.submit(job) {
+                        self.inputs.push_back(Input::SnapshotDone(done));
+                    }
+                }
+                Output::Transmit { to, address, message } => {
+                    self.parts.transport.send(to, address, message, now_ms);
+                }
+                Output::Stopped => self.phase = Phase::Ended,
+                // The core has logged it and refuses everything by itself.
+                Output::Failed(_) => {}
+            }
+        }
+    }
+
+    /// The steps that wrote those entries are in the disk thread's queue by now, so this one comes behind them.
+    fn report_made_up(&mut self) {
+        let commit_index = self.parts.core.replica().commit_index();
+        if self.parts.made_up_at.is_some_and(|index| commit_index >= index) {
+            self.parts.made_up_at = None;
+            self.parts.disk.submit_committed(commit_index);
+        }
+    }
+
+    fn submit_waiting(&mut self) {
+        while let Some(job) = self.waiting_jobs.pop_front() {
+            if let Err(job) = self.parts.executor.submit(job) {
+                self.waiting_jobs.push_front(job);
+                return;
+            }
+        }
+    }
+
+    /// Step 4: gives the sockets what they take.
+    fn flush(&mut self, now_ms: u64) {
+        for token in std::mem::take(&mut self.to_flush) {
+            let Some(connection) = self.clients.get_mut(&token) else { continue };
+            match connection.flush(&mut self.gather) {
+                Err(error) => {
+                    tracing::debug!(%error, "a client's connection broke");
+                    self.drop_client(token);
+                    continue;
+                }
+                Ok(crate::socket::Flush::Unfinished) => {
+                    self.to_flush.insert(token);
+                }
+                Ok(_) => {}
+            }
+            if connection.take_drained() {
+                self.inputs.push_back(Input::ClientDrained { client: ClientId(token) });
+            }
+            if connection.is_finished() {
+                self.drop_client(token);
+            } else if connection.wants_read() {
+                self.to_read.insert(token);
+            }
+        }
+        self.parts.transport.flush(&mut self.gather, now_ms);
+    }
+
+    fn report_start(&mut self) {
+        if self.phase != Phase::Starting || !self.parts.core.is_ready() {
+            return;
+        }
+        let result = match self.parts.core.failure() {
+            Some(reason) => Err(reason.to_owned()),
+            None => Ok(()),
+        };
+        self.phase = if result.is_ok() { Phase::Running } else { Phase::Ended };
+        // Whoever started the node waits for this and nothing else, so it is there.
+        let _ = self.parts.started.send(result);
+    }
+
+    /// A rule of our own was broken: what the core believes is no longer true, so the node ends here.
+    fn broken(&mut self, reason: &str) {
+        tracing::error!(%reason, "the node ends");
+        if self.phase == Phase::Starting {
+            let _ = self.parts.started.send(Err(reason.to_owned()));
+        }
+        self.phase = Phase::Ended;
+    }
+
+    /// Closes all sockets, lets the other threads finish what is queued, and joins them. What belongs to SQLite is
+    /// dropped where SQLite may be called.
+    pub(crate) fn close(self) {
+        let now_ms = self.now_ms();
+        let Self { parts, clients, mut waiting_jobs, inputs, .. } = self;
+        let Parts {
+            completions, mut core, vfs, sqlite, listener, transport, executor, disk, snapshots, ..
+        } = parts;
+        drop(listener);
+        drop(clients);
+        // After a normal end nothing runs any more; after any other the running statements must be interrupted.
+        core.handle(Input::Stop, now_ms);
+        waiting_jobs.clear();
+        // From here on completions are dropped where they are sent, which is where SQLite may be called.
+        sqlite.call(move || drop((completions, waiting_jobs, inputs)));
+        executor.join();
+        sqlite.call(move || drop((core, vfs)));
+        disk.join();
+        snapshots.join();
+        transport.close();
+    }
+}

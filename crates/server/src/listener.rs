@@ -1,0 +1,131 @@
+//! The listening socket: who gets in.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+
+use crate::address::{BoundSocket, is_same_process};
+use crate::socket::Socket;
+
+/// Connections accepted in one turn of the loop before others get their share.
+const ACCEPT_BUDGET: usize = 64;
+/// Pause after the process or the system ran out of descriptors or memory, milliseconds.
+const PAUSE_MS: u64 = 100;
+
+/// Accepts connections.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: OwnedFd,
+    is_abstract: bool,
+    /// There may be more to accept.
+    ready: bool,
+    /// No attempt before this time.
+    paused_until_ms: Option<u64>,
+}
+
+impl Listener {
+    /// Takes a socket that listens already.
+    pub(crate) fn new(bound: BoundSocket) -> io::Result<Self> {
+        let is_abstract = bound.is_abstract();
+        let socket = bound.into_socket();
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        Ok(Self { socket, is_abstract, ready: true, paused_until_ms: None })
+    }
+
+    /// For registration with the poll.
+    pub(crate) fn raw(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// Notes what the poll said.
+    pub(crate) fn ready(&mut self) {
+        self.ready = true;
+    }
+
+    /// When [`Self::accept`] is wanted without an event, if it is.
+    pub(crate) fn deadline_ms(&self) -> Option<u64> {
+        self.ready.then(|| self.paused_until_ms.unwrap_or(0))
+    }
+
+    /// Hands over what waits, within the budget of a turn.
+    pub(crate) fn accept(&mut self, now_ms: u64, mut sink: impl FnMut(Socket)) {
+        if !self.ready || self.paused_until_ms.is_some_and(|until| now_ms < until) {
+            return;
+        }
+        self.paused_until_ms = None;
+        for _ in 0..ACCEPT_BUDGET {
+            match rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(fd) if self.is_abstract && !is_same_process(&fd) => {
+                    tracing::warn!("a connection from another process to an abstract socket was refused");
+                }
+                Ok(fd) => sink(Socket::from_accepted(fd, !self.is_abstract)),
+                Err(Errno::WOULDBLOCK) => {
+                    self.ready = false;
+                    return;
+                }
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    // The connection stays in the backlog and no further event announces it.
+                    tracing::warn!("no descriptor or memory for a new connection; trying again soon");
+                    self.paused_until_ms = Some(now_ms + PAUSE_MS);
+                    return;
+                }
+                // The connection was gone before it was accepted.
+                Err(error) => tracing::debug!(%error, "accept"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixStream};
+
+    use super::*;
+
+    fn accept(listener: &mut Listener) -> Vec<Socket> {
+        let mut accepted = Vec::new();
+        for _ in 0..200 {
+            listener.ready();
+            listener.accept(0, |socket| accepted.push(socket));
+            if !accepted.is_empty() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        accepted
+    }
+
+    #[test]
+    fn accepts_within_its_budget_and_remembers_the_rest() {
+        let bound = BoundSocket::bind("127.0.0.1:0").unwrap();
+        bound.listen().unwrap();
+        let address = rustix::net::getsockname(&bound).unwrap();
+        let address = std::net::SocketAddr::try_from(address).unwrap();
+        let mut listener = Listener::new(bound).unwrap();
+        let clients: Vec<_> = (0..ACCEPT_BUDGET + 10).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let mut accepted = Vec::new();
+        listener.accept(0, |socket| accepted.push(socket));
+        assert_eq!(accepted.len(), ACCEPT_BUDGET);
+        assert_eq!(listener.deadline_ms(), Some(0), "there is more");
+        listener.accept(0, |socket| accepted.push(socket));
+        assert_eq!(accepted.len(), clients.len());
+        assert_eq!(listener.deadline_ms(), None);
+        let flags = rustix::io::fcntl_getfd(&accepted[0]).unwrap();
+        assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
+        assert!(rustix::fs::fcntl_getfl(&accepted[0]).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
+    }
+
+    #[test]
+    fn own_process_may_use_an_abstract_socket() {
+        let bound = BoundSocket::bind("@").unwrap();
+        bound.listen().unwrap();
+        let name = SocketAddr::from_abstract_name(&bound.address().as_bytes()[1..]).unwrap();
+        let mut listener = Listener::new(bound).unwrap();
+        let _client = UnixStream::connect_addr(&name).unwrap();
+        assert_eq!(accept(&mut listener).len(), 1);
+    }
+}

@@ -1,0 +1,789 @@
+//! Raft streams: one outgoing connection for each peer, made when there is something to send, and the incoming ones.
+//!
+//! A stream carries messages in one direction. Nobody answers on it, so all that is read on an outgoing one is its end.
+//! What is lost with a connection, or dropped because there is no connection or too much waits already, is reported as
+//! [`Input::PeerUnreachable`]; consensus sends it again.
+//!
+//! Invariants: at most one connection and one dialling attempt for each peer; what waits for a peer is bounded; a
+//! message is either sent whole or the connection is given up.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+use mio::Registry;
+use raft_glue::NodeId;
+use wire_protocol::rpc::{self, Message, RpcDecoder, RpcLimits};
+
+use crate::connector::announcement;
+use crate::core::Input;
+use crate::dialer::{Attempt, Dialer, Dialled};
+use crate::event_loop::{Tokens, deregister, register};
+use crate::socket::{Flush, PEER_USER_TIMEOUT_MS, SendQueue, Socket};
+
+/// Wait after the first failed attempt, milliseconds; doubles with each further one.
+const FIRST_RETRY_MS: u64 = 100;
+/// Longest wait between attempts, milliseconds. C dqlite always waits this long.
+const MAX_RETRY_MS: u64 = 1000;
+/// Messages that survive a failed attempt: the newest ones, like C.
+const KEPT_MESSAGES: usize = 3;
+/// Messages that wait for a connection.
+const MAX_WAITING_MESSAGES: usize = 256;
+/// Bytes that wait for a peer. One message may be larger.
+const MAX_WAITING_LEN: usize = 64 * 1024 * 1024;
+/// A connection that was not used for this long is closed, milliseconds: the peer may have left the cluster.
+const IDLE_MS: u64 = 120_000;
+/// What an inbound stream may bring in one turn of the loop before others get their share.
+const READ_BUDGET: usize = 4 * 1024 * 1024;
+/// Buffer that an idle inbound stream keeps.
+const IDLE_BUFFER_LEN: usize = 64 * 1024;
+
+/// All raft streams of a node.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    id: NodeId,
+    /// Our address as the cluster knows it.
+    address: String,
+    dialer: Dialer,
+    registry: Registry,
+    peers: BTreeMap<NodeId, Peer>,
+    /// Outgoing connections by their token.
+    outbound: BTreeMap<u64, NodeId>,
+    inbound: BTreeMap<u64, Inbound>,
+    to_flush: BTreeSet<NodeId>,
+    to_read: BTreeSet<u64>,
+    /// What the core has yet to hear.
+    reports: VecDeque<Input>,
+}
+
+/// What stands between us and a peer.
+#[derive(Debug)]
+struct Peer {
+    address: String,
+    link: Link,
+    waiting: VecDeque<Message>,
+    waiting_len: usize,
+    /// Failed attempts since the last connection.
+    failures: u32,
+    used_at_ms: u64,
+}
+
+#[derive(Debug)]
+enum Link {
+    /// Nothing under way.
+    Down,
+    /// A connect function runs.
+    Dialling(Attempt),
+    /// The next attempt has to wait.
+    Retry { at_ms: u64 },
+    /// Connected.
+    Up(Outbound),
+}
+
+#[derive(Debug)]
+struct Outbound {
+    token: u64,
+    socket: Socket,
+    queue: SendQueue,
+    writable: bool,
+    /// A snapshot was sent; if the connection breaks nobody knows whether it arrived.
+    carried_snapshot: bool,
+}
+
+/// A stream that a peer opened.
+#[derive(Debug)]
+struct Inbound {
+    socket: Socket,
+    id: NodeId,
+    address: String,
+    decoder: RpcDecoder,
+    input: BytesMut,
+    readable: bool,
+}
+
+impl Transport {
+    pub(crate) fn new(id: NodeId, address: String, dialer: Dialer, registry: Registry) -> Self {
+        Self {
+            id,
+            address,
+            dialer,
+            registry,
+            peers: BTreeMap::new(),
+            outbound: BTreeMap::new(),
+            inbound: BTreeMap::new(),
+            to_flush: BTreeSet::new(),
+            to_read: BTreeSet::new(),
+            reports: VecDeque::new(),
+        }
+    }
+
+    /// Queues a message; [`Self::flush`] sends it.
+    pub(crate) fn send(&mut self, to: NodeId, address: String, message: Message, now_ms: u64) {
+        if message.header_len() > rpc::MAX_HEADER_LEN || message.payload_len() > rpc::MAX_PAYLOAD_LEN {
+            tracing::error!(
+                %to, payload_len = message.payload_len(),
+                "a raft message is larger than any peer accepts, and was not sent"
+            );
+            self.report(to, is_snapshot(&message));
+            return;
+        }
+        if self.peers.get(&to).is_some_and(|peer| peer.address != address) {
+            // The result of an attempt under way is thrown away when it comes.
+            self.disconnect(to);
+            self.peers.remove(&to);
+        }
+        let peer = self.peers.entry(to).or_insert_with(|| Peer::new(address));
+        peer.used_at_ms = now_ms;
+        match &mut peer.link {
+            Link::Up(outbound) => {
+                let len = outbound.queue.len();
+                if len > 0 && len + message.encoded_len() > MAX_WAITING_LEN {
+                    self.report(to, is_snapshot(&message));
+                } else {
+                    outbound.push(&message);
+                    self.to_flush.insert(to);
+                }
+            }
+            link => {
+                let down = matches!(link, Link::Down);
+                peer.push(message);
+                let dropped = peer.trim(MAX_WAITING_MESSAGES, MAX_WAITING_LEN);
+                self.report_dropped(to, dropped);
+                if down {
+                    self.dial(to, now_ms);
+                }
+            }
+        }
+    }
+
+    /// Takes the socket of a client that turned out to be a peer, and what it sent behind its announcement.
+    pub(crate) fn adopt(&mut self, token: u64, id: NodeId, address: String, socket: Socket, input: BytesMut) {
+        socket.tune(PEER_USER_TIMEOUT_MS);
+        let decoder = RpcDecoder::new(RpcLimits::default());
+        self.inbound.insert(token, Inbound { socket, id, address, decoder, input, readable: true });
+        self.to_read.insert(token);
+        // Who can reach us can probably be reached.
+        if let Some(Peer { link: Link::Retry { at_ms }, .. }) = self.peers.get_mut(&id) {
+            *at_ms = 0;
+        }
+    }
+
+    /// Notes what the poll said, if the token is one of ours.
+    pub(crate) fn ready(&mut self, token: u64, readable: bool, writable: bool, now_ms: u64) {
+        if let Some(inbound) = self.inbound.get_mut(&token) {
+            inbound.readable |= readable;
+            self.to_read.insert(token);
+        } else if let Some(&id) = self.outbound.get(&token) {
+            let Some(Peer { link: Link::Up(outbound), .. }) = self.peers.get_mut(&id) else { return };
+            outbound.writable |= writable;
+            if readable && outbound.has_ended() {
+                self.lost(id, now_ms);
+            } else {
+                self.to_flush.insert(id);
+            }
+        }
+    }
+
+    /// A connect function returned.
+    pub(crate) fn dialled(&mut self, dialled: Dialled, tokens: &mut Tokens, now_ms: u64) {
+        let Dialled { peer: id, attempt, result } = dialled;
+        self.dialer.finished(attempt);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if !matches!(peer.link, Link::Dialling(current) if current == attempt) {
+            return;
+        }
+        let connected = result.and_then(|fd| {
+            let socket = Socket::from_host(fd)?;
+            let token = tokens.next();
+            register(&self.registry, socket.raw(), token)?;
+            Ok((socket, token))
+        });
+        match connected {
+            Ok((socket, token)) => {
+                socket.tune(PEER_USER_TIMEOUT_MS);
+                let announcement = Bytes::from(announcement(self.id, &self.address));
+                peer.connected(socket, token, announcement);
+                self.outbound.insert(token, id);
+                self.to_flush.insert(id);
+            }
+            Err(error) => {
+                tracing::debug!(peer = %id, address = %peer.address, %error, "no connection to peer");
+                self.attempt_failed(id, now_ms);
+            }
+        }
+    }
+
+    /// Reads inbound streams and gives their messages to `sink`.
+    pub(crate) fn read(&mut self, scratch: &mut [u8], mut sink: impl FnMut(Input)) {
+        for token in std::mem::take(&mut self.to_read) {
+            let Some(inbound) = self.inbound.get_mut(&token) else { continue };
+            match inbound.read(scratch, &mut sink) {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.to_read.insert(token);
+                }
+                Err(reason) => {
+                    tracing::debug!(peer = %inbound.id, %reason, "raft stream ended");
+                    self.inbound.remove(&token);
+                }
+            }
+        }
+    }
+
+    /// Sends what the sockets take.
+    pub(crate) fn flush(&mut self, gather: &mut Vec<u8>, now_ms: u64) {
+        for id in std::mem::take(&mut self.to_flush) {
+            let Some(Peer { link: Link::Up(outbound), .. }) = self.peers.get_mut(&id) else { continue };
+            if !outbound.writable {
+                continue;
+            }
+            match outbound.queue.flush(&outbound.socket, gather) {
+                Ok((_, Flush::Drained)) => {}
+                Ok((_, Flush::Blocked)) => outbound.writable = false,
+                Ok((_, Flush::Unfinished)) => {
+                    self.to_flush.insert(id);
+                }
+                Err(error) => {
+                    tracing::debug!(peer = %id, %error, "connection to peer broke");
+                    self.lost(id, now_ms);
+                }
+            }
+        }
+    }
+
+    /// Makes due attempts and closes what nobody uses.
+    pub(crate) fn handle_time(&mut self, now_ms: u64) {
+        let due: Vec<NodeId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| matches!(peer.link, Link::Retry { at_ms } if at_ms <= now_ms))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in due {
+            self.dial(id, now_ms);
+        }
+        let idle: Vec<NodeId> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.is_idle() && now_ms.saturating_sub(peer.used_at_ms) > IDLE_MS)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in idle {
+            self.disconnect(id);
+            self.peers.remove(&id);
+        }
+    }
+
+    /// When [`Self::handle_time`] is wanted besides the regular ticks.
+    pub(crate) fn next_deadline_ms(&self) -> Option<u64> {
+        let retry = |peer: &Peer| match peer.link {
+            Link::Retry { at_ms } => Some(at_ms),
+            _ => None,
+        };
+        self.peers.values().filter_map(retry).min()
+    }
+
+    /// Whether [`Self::read`] has something to do.
+    pub(crate) fn wants_read(&self) -> bool {
+        !self.to_read.is_empty()
+    }
+
+    /// Whether [`Self::flush`] has something to do, or the core something to hear.
+    pub(crate) fn wants_turn(&self) -> bool {
+        !self.to_flush.is_empty() || !self.reports.is_empty()
+    }
+
+    /// What the core must hear of lost messages.
+    pub(crate) fn take_reports(&mut self) -> VecDeque<Input> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// Closes everything and waits for the connect functions that are under way. Whoever calls this must not hold up the
+    /// channel their results go to.
+    pub(crate) fn close(mut self) {
+        self.peers.clear();
+        self.inbound.clear();
+        self.dialer.join_all();
+    }
+
+    fn dial(&mut self, id: NodeId, now_ms: u64) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        match self.dialer.dial(id, peer.address.clone()) {
+            Ok(attempt) => peer.link = Link::Dialling(attempt),
+            Err(error) => {
+                tracing::warn!(%error, "no thread to connect to a peer");
+                self.attempt_failed(id, now_ms);
+            }
+        }
+    }
+
+    fn attempt_failed(&mut self, id: NodeId, now_ms: u64) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let snapshot = peer.trim(KEPT_MESSAGES, MAX_WAITING_LEN).unwrap_or(false);
+        let wait_ms = (FIRST_RETRY_MS << peer.failures.min(8)).min(MAX_RETRY_MS);
+        peer.failures = peer.failures.saturating_add(1);
+        peer.link = Link::Retry { at_ms: now_ms + wait_ms };
+        self.report(id, snapshot);
+    }
+
+    /// An established connection broke: whatever was on its way is lost. The next attempt starts at once.
+    fn lost(&mut self, id: NodeId, now_ms: u64) {
+        let snapshot = self.disconnect(id);
+        self.report(id, snapshot);
+        self.dial(id, now_ms);
+    }
+
+    /// Drops the connection, if there is one; returns whether it may have lost a snapshot.
+    fn disconnect(&mut self, id: NodeId) -> bool {
+        let Some(peer) = self.peers.get_mut(&id) else { return false };
+        let mut snapshot = peer.waiting.iter().any(is_snapshot);
+        peer.waiting.clear();
+        peer.waiting_len = 0;
+        if let Link::Up(outbound) = std::mem::replace(&mut peer.link, Link::Down) {
+            self.outbound.remove(&outbound.token);
+            // Closing is not enough: the host may hold another descriptor of the same socket.
+            deregister(&self.registry, outbound.socket.raw());
+            snapshot |= outbound.carried_snapshot;
+        }
+        snapshot
+    }
+
+    fn report(&mut self, to: NodeId, snapshot: bool) {
+        self.reports.push_back(Input::PeerUnreachable { to, snapshot });
+    }
+
+    fn report_dropped(&mut self, to: NodeId, dropped: Option<bool>) {
+        if let Some(snapshot) = dropped {
+            self.report(to, snapshot);
+        }
+    }
+}
+
+fn is_snapshot(message: &Message) -> bool {
+    matches!(message, Message::InstallSnapshot(_))
+}
+
+impl Peer {
+    fn new(address: String) -> Self {
+        Self {
+            address,
+            link: Link::Down,
+            waiting: VecDeque::new(),
+            waiting_len: 0,
+            failures: 0,
+            used_at_ms: 0,
+        }
+    }
+
+    fn push(&mut self, message: Message) {
+        self.waiting_len += message.encoded_len();
+        self.waiting.push_back(message);
+    }
+
+    /// Drops the oldest messages beyond the bounds, but never the only one. Says whether anything was dropped, and if
+    /// so whether a snapshot was.
+    fn trim(&mut self, max_count: usize, max_len: usize) -> Option<bool> {
+        let mut dropped = None;
+        while self.waiting.len() > max_count || (self.waiting.len() > 1 && self.waiting_len > max_len) {
+            let message = self.waiting.pop_front()?;
+            self.waiting_len -= message.encoded_len();
+            dropped = Some(dropped.unwrap_or(false) | is_snapshot(&message));
+        }
+        dropped
+    }
+
+    fn connected(&mut self, socket: Socket, token: u64, announcement: Bytes) {
+        let mut outbound =
+            Outbound { token, socket, queue: SendQueue::default(), writable: true, carried_snapshot: false };
+        outbound.queue.push(announcement);
+        for message in std::mem::take(&mut self.waiting) {
+            outbound.push(&message);
+        }
+        self.waiting_len = 0;
+        self.failures = 0;
+        self.link = Link::Up(outbound);
+    }
+
+    fn is_idle(&self) -> bool {
+        match &self.link {
+            Link::Up(outbound) => outbound.queue.is_empty(),
+            Link::Down | Link::Retry { .. } => true,
+            Link::Dialling(_) => false,
+        }
+    }
+}
+
+impl Outbound {
+    fn push(&mut self, message: &Message) {
+        self.carried_snapshot |= is_snapshot(message);
+        for piece in message.encode_vectored() {
+            self.queue.push(piece);
+        }
+    }
+
+    /// Whether the peer closed the stream. What it may have sent is thrown away.
+    fn has_ended(&self) -> bool {
+        let mut buffer = [0; 512];
+        // A peer that keeps sending where nobody listens is no peer.
+        for _ in 0..64 {
+            match self.socket.recv(&mut buffer) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+            }
+        }
+        true
+    }
+}
+
+impl Inbound {
+    /// Reads within the budget of a turn; `false` if there is more. An error ends the stream.
+    fn read(&mut self, scratch: &mut [u8], sink: &mut impl FnMut(Input)) -> Result<bool, String> {
+        let mut budget = READ_BUDGET;
+        loop {
+            while let Some(message) =
+                self.decoder.decode(&mut self.input).map_err(|error| error.to_string())?
+            {
+                sink(Input::PeerMessage { from: self.id, address: self.address.clone(), message });
+            }
+            if !self.readable {
+                if self.input.is_empty() && self.input.capacity() > IDLE_BUFFER_LEN {
+                    self.input = BytesMut::new();
+                }
+                return Ok(true);
+            }
+            if budget == 0 {
+                return Ok(false);
+            }
+            match self.socket.recv(scratch) {
+                Ok(0) => return Err("closed by the peer".to_owned()),
+                Ok(len) => {
+                    self.input.extend_from_slice(&scratch[..len]);
+                    budget = budget.saturating_sub(len);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.readable = false,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use crossbeam_channel::Receiver;
+    use raft_glue::{Configuration, LogIndex, Term};
+    use wire_protocol::rpc::{InstallSnapshot, TimeoutNow};
+
+    use super::*;
+    use crate::connector::Connect;
+    use crate::wake::Completion;
+    use crate::wake::tests::outbox;
+
+    const PEER: NodeId = NodeId(2);
+
+    /// Hands out sockets made before; without one it fails.
+    #[derive(Default)]
+    struct Scripted {
+        sockets: Mutex<VecDeque<OwnedFd>>,
+        addresses: Mutex<Vec<String>>,
+    }
+
+    impl Connect for Scripted {
+        fn connect(&self, address: &str) -> std::io::Result<OwnedFd> {
+            self.addresses.lock().unwrap().push(address.to_owned());
+            let socket = self.sockets.lock().unwrap().pop_front();
+            socket.ok_or_else(|| std::io::ErrorKind::ConnectionRefused.into())
+        }
+    }
+
+    struct Fixture {
+        transport: Transport,
+        connect: Arc<Scripted>,
+        completions: Receiver<Completion>,
+        tokens: Tokens,
+        _poll: mio::Poll,
+    }
+
+    impl Fixture {
+        fn new() -> Self {
+            let (poll, outbox, completions) = outbox();
+            let connect = Arc::new(Scripted::default());
+            let dialer = Dialer::new(Arc::<Scripted>::clone(&connect), outbox);
+            let registry = poll.registry().try_clone().unwrap();
+            let transport = Transport::new(NodeId(1), "1".to_owned(), dialer, registry);
+            Self { transport, connect, completions, tokens: Tokens::new(), _poll: poll }
+        }
+
+        /// The next attempt will succeed; returns the other end.
+        fn offer_socket(&self) -> UnixStream {
+            let (ours, theirs) = UnixStream::pair().unwrap();
+            self.connect.sockets.lock().unwrap().push_back(ours.into());
+            theirs
+        }
+
+        /// Waits for the attempt under way.
+        fn finish_attempt(&mut self, now_ms: u64) {
+            match self.completions.recv_timeout(Duration::from_secs(10)) {
+                Ok(Completion::Dialled(dialled)) => self.transport.dialled(dialled, &mut self.tokens, now_ms),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn send(&mut self, message: Message, now_ms: u64) {
+            self.transport.send(PEER, "b".to_owned(), message, now_ms);
+        }
+
+        fn flush(&mut self) {
+            self.transport.flush(&mut Vec::new(), 0);
+        }
+
+        /// Peers reported as unreachable, with whether a snapshot was lost.
+        fn reports(&mut self) -> Vec<(u64, bool)> {
+            let report = |input| match input {
+                Input::PeerUnreachable { to, snapshot } => (to.0, snapshot),
+                other => panic!("{other:?}"),
+            };
+            self.transport.take_reports().into_iter().map(report).collect()
+        }
+
+        fn attempts(&self) -> usize {
+            self.connect.addresses.lock().unwrap().len()
+        }
+    }
+
+    fn message(index: u64) -> Message {
+        let index = LogIndex(index);
+        Message::TimeoutNow(TimeoutNow { term: Term(1), last_log_index: index, last_log_term: Term(1) })
+    }
+
+    fn snapshot(len: usize) -> Message {
+        Message::InstallSnapshot(InstallSnapshot {
+            term: Term(1),
+            last_index: LogIndex(1),
+            last_term: Term(1),
+            configuration: Configuration::default(),
+            configuration_index: LogIndex(1),
+            data: vec![7; len].into(),
+        })
+    }
+
+    /// Reads the announcement and `count` messages.
+    fn receive(stream: &mut UnixStream, count: usize) -> Vec<Message> {
+        let mut start = vec![0; announcement(NodeId(1), "1").len()];
+        stream.read_exact(&mut start).unwrap();
+        assert_eq!(start, announcement(NodeId(1), "1"));
+        let mut decoder = RpcDecoder::new(RpcLimits::default());
+        let mut input = BytesMut::new();
+        let mut messages = Vec::new();
+        while messages.len() < count {
+            let mut buffer = [0; 1000];
+            let len = stream.read(&mut buffer).unwrap();
+            assert_ne!(len, 0, "the stream ended early");
+            input.extend_from_slice(&buffer[..len]);
+            while let Some(message) = decoder.decode(&mut input).unwrap() {
+                messages.push(message);
+            }
+        }
+        assert!(input.is_empty());
+        messages
+    }
+
+    #[test]
+    fn messages_follow_the_announcement_in_order_on_one_connection() {
+        let mut fixture = Fixture::new();
+        let mut peer = fixture.offer_socket();
+        fixture.send(message(1), 0);
+        fixture.send(message(2), 0);
+        fixture.finish_attempt(0);
+        fixture.send(message(3), 0);
+        fixture.flush();
+        assert_eq!(receive(&mut peer, 3), [message(1), message(2), message(3)]);
+        assert_eq!(*fixture.connect.addresses.lock().unwrap(), ["b"]);
+        assert_eq!(fixture.reports(), []);
+    }
+
+    #[test]
+    fn failed_attempts_wait_longer_and_longer_and_keep_the_newest_messages() {
+        let mut fixture = Fixture::new();
+        fixture.send(snapshot(8), 0);
+        for index in 1..=4 {
+            fixture.send(message(index), 0);
+        }
+        fixture.finish_attempt(0);
+        assert_eq!(fixture.reports(), [(2, true)]);
+        let mut now_ms = 0;
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            let deadline_ms = fixture.transport.next_deadline_ms().unwrap();
+            waits.push(deadline_ms - now_ms);
+            fixture.transport.handle_time(deadline_ms - 1);
+            assert_eq!(fixture.transport.next_deadline_ms(), Some(deadline_ms), "not before its time");
+            now_ms = deadline_ms;
+            fixture.transport.handle_time(now_ms);
+            fixture.finish_attempt(now_ms);
+            assert_eq!(fixture.reports(), [(2, false)]);
+        }
+        assert_eq!(waits, [100, 200, 400, 800, 1000, 1000]);
+
+        let mut peer = fixture.offer_socket();
+        fixture.transport.handle_time(now_ms + 1000);
+        fixture.finish_attempt(now_ms + 1000);
+        fixture.flush();
+        assert_eq!(receive(&mut peer, 3), [message(2), message(3), message(4)]);
+    }
+
+    #[test]
+    fn peer_that_connects_is_not_waited_for() {
+        let mut fixture = Fixture::new();
+        fixture.send(message(1), 0);
+        fixture.finish_attempt(5);
+        assert_eq!(fixture.transport.next_deadline_ms(), Some(105));
+        let (socket, _peer) = crate::socket::tests::pair();
+        fixture.transport.adopt(9, PEER, "b".to_owned(), socket, BytesMut::new());
+        assert!(fixture.transport.next_deadline_ms() < Some(5));
+        fixture.transport.handle_time(5);
+        fixture.finish_attempt(5);
+        assert_eq!(fixture.attempts(), 2);
+    }
+
+    #[test]
+    fn broken_connection_is_reported_and_replaced_at_once() {
+        let mut fixture = Fixture::new();
+        let peer = fixture.offer_socket();
+        fixture.send(snapshot(8), 0);
+        fixture.finish_attempt(0);
+        fixture.flush();
+        drop(peer);
+        let mut second = fixture.offer_socket();
+        let token = *fixture.transport.outbound.keys().next().unwrap();
+        fixture.transport.ready(token, true, true, 0);
+        assert_eq!(fixture.reports(), [(2, true)]);
+        fixture.finish_attempt(0);
+        fixture.send(message(1), 0);
+        fixture.flush();
+        assert_eq!(receive(&mut second, 1), [message(1)]);
+        assert_eq!(fixture.attempts(), 2);
+        assert!(!fixture.transport.outbound.contains_key(&token));
+    }
+
+    #[test]
+    fn what_waits_for_a_peer_that_does_not_read_is_bounded() {
+        let mut fixture = Fixture::new();
+        let _peer = fixture.offer_socket();
+        fixture.send(message(1), 0);
+        fixture.finish_attempt(0);
+        fixture.flush();
+        let large = MAX_WAITING_LEN - 1024 * 1024;
+        fixture.send(snapshot(large), 0);
+        fixture.flush();
+        assert_eq!(fixture.reports(), []);
+        fixture.send(snapshot(2 * 1024 * 1024), 0);
+        assert_eq!(fixture.reports(), [(2, true)]);
+        fixture.send(message(2), 0);
+        assert_eq!(fixture.reports(), [], "there is room for a small one");
+    }
+
+    #[test]
+    fn messages_without_a_connection_are_bounded_in_number() {
+        let mut fixture = Fixture::new();
+        let mut peer = fixture.offer_socket();
+        let count = u64::try_from(MAX_WAITING_MESSAGES).unwrap() + 2;
+        for index in 1..=count {
+            fixture.send(message(index), 0);
+        }
+        assert_eq!(fixture.reports(), [(2, false), (2, false)]);
+        fixture.finish_attempt(0);
+        fixture.flush();
+        let received = receive(&mut peer, MAX_WAITING_MESSAGES);
+        assert_eq!((received[0].clone(), received.last()), (message(3), Some(&message(count))));
+    }
+
+    #[test]
+    fn message_too_large_for_any_peer_is_not_sent() {
+        let mut fixture = Fixture::new();
+        fixture.send(snapshot(rpc::MAX_PAYLOAD_LEN + 8), 0);
+        assert_eq!(fixture.reports(), [(2, true)]);
+        assert_eq!(fixture.attempts(), 0);
+    }
+
+    #[test]
+    fn another_address_means_another_connection() {
+        let mut fixture = Fixture::new();
+        let mut old = fixture.offer_socket();
+        fixture.send(message(1), 0);
+        fixture.finish_attempt(0);
+        let mut new = fixture.offer_socket();
+        fixture.transport.send(PEER, "c".to_owned(), message(2), 0);
+        assert_eq!(old.read(&mut [0; 8]).unwrap(), 0, "closed");
+        fixture.finish_attempt(0);
+        fixture.flush();
+        assert_eq!(receive(&mut new, 1), [message(2)]);
+        assert_eq!(*fixture.connect.addresses.lock().unwrap(), ["b", "c"]);
+    }
+
+    #[test]
+    fn unused_connection_is_closed() {
+        let mut fixture = Fixture::new();
+        let mut peer = fixture.offer_socket();
+        fixture.send(message(1), 0);
+        fixture.finish_attempt(0);
+        fixture.flush();
+        fixture.transport.handle_time(IDLE_MS);
+        assert_eq!(fixture.transport.outbound.len(), 1);
+        fixture.transport.handle_time(IDLE_MS + 1);
+        assert_eq!(receive(&mut peer, 1), [message(1)]);
+        assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0, "closed");
+    }
+
+    #[test]
+    fn inbound_messages_cut_anywhere_come_out_with_the_announced_identity() {
+        let mut bytes = BytesMut::new();
+        message(1).encode(&mut bytes);
+        snapshot(24).encode(&mut bytes);
+        message(2).encode(&mut bytes);
+        for cut in 0..bytes.len() {
+            let mut fixture = Fixture::new();
+            let (socket, mut peer) = crate::socket::tests::pair();
+            // Part of it came together with the announcement.
+            let (early, late) = bytes.split_at(cut);
+            fixture.transport.adopt(9, PEER, "b".to_owned(), socket, BytesMut::from(early));
+            let mut seen = Vec::new();
+            fixture.transport.read(&mut [0; 100], |input| seen.push(input));
+            peer.write_all(late).unwrap();
+            fixture.transport.ready(9, true, false, 0);
+            fixture.transport.read(&mut [0; 100], |input| seen.push(input));
+            let messages: Vec<Message> = seen
+                .into_iter()
+                .map(|input| match input {
+                    Input::PeerMessage { from, address, message } => {
+                        assert_eq!((from, &address[..]), (PEER, "b"));
+                        message
+                    }
+                    other => panic!("{other:?}"),
+                })
+                .collect();
+            assert_eq!(messages, [message(1), snapshot(24), message(2)], "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn inbound_nonsense_ends_the_stream_after_what_made_sense() {
+        let mut fixture = Fixture::new();
+        let (socket, mut peer) = crate::socket::tests::pair();
+        fixture.transport.adopt(9, PEER, "b".to_owned(), socket, BytesMut::new());
+        let mut bytes = BytesMut::new();
+        message(1).encode(&mut bytes);
+        bytes.extend_from_slice(&[0xff; 16]);
+        peer.write_all(&bytes).unwrap();
+        let mut count = 0;
+        fixture.transport.read(&mut [0; 100], |_| count += 1);
+        assert_eq!(count, 1);
+        assert!(fixture.transport.inbound.is_empty());
+        assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0, "closed");
+    }
+}

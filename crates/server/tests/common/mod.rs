@@ -1,0 +1,179 @@
+//! Nodes in this process, on abstract sockets, and what tests ask of them.
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+pub(crate) mod raw;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use server::client::{Client, ClientError, connect_leader};
+use server::{Node, NodeId, Role};
+use tempfile::TempDir;
+use wire_protocol::Value;
+
+/// Longest wait for anything.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
+/// Fast elections: a heartbeat each 30 ms, an election after 300 to 600 ms.
+const LATENCY_MS: u32 = 20;
+
+/// An address that nobody else uses.
+pub(crate) fn unique_address() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("@server-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A node with a directory of its own that survives restarts.
+pub(crate) struct TestNode {
+    pub(crate) id: u64,
+    pub(crate) address: String,
+    directory: TempDir,
+    pub(crate) node: Option<Node>,
+    configure: fn(&mut Node),
+}
+
+impl TestNode {
+    /// A running node; the one with id 1 is a cluster of its own.
+    pub(crate) fn start(id: u64) -> Self {
+        Self::start_with(id, |_| {})
+    }
+
+    /// A running node with settings.
+    pub(crate) fn start_with(id: u64, configure: fn(&mut Node)) -> Self {
+        Self::start_at(id, unique_address(), configure)
+    }
+
+    /// A running node on TCP.
+    pub(crate) fn start_tcp(id: u64, configure: fn(&mut Node)) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap().to_string();
+        drop(free);
+        Self::start_at(id, address, configure)
+    }
+
+    fn start_at(id: u64, address: String, configure: fn(&mut Node)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut node = Self { id, address, directory, node: None, configure };
+        node.restart();
+        node
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.directory.path().to_owned()
+    }
+
+    /// Starts a node on the directory, which must not run.
+    pub(crate) fn restart(&mut self) {
+        assert!(self.node.is_none());
+        let mut node = Node::create(self.id, self.address.clone(), self.path()).unwrap();
+        node.options_mut().unwrap().set_network_latency_ms(LATENCY_MS).unwrap();
+        (self.configure)(&mut node);
+        node.bind(&self.address).unwrap();
+        node.start().unwrap();
+        self.node = Some(node);
+    }
+
+    /// Stops and destroys the node.
+    pub(crate) fn stop(&mut self) {
+        self.node.take().unwrap().stop().unwrap();
+    }
+
+    /// A connection to this very node.
+    pub(crate) fn connect(&self) -> Client {
+        Client::connect(&self.address, TIMEOUT).unwrap()
+    }
+
+    /// A connection with the database `test` open.
+    pub(crate) fn open(&self) -> Client {
+        let mut client = self.connect();
+        client.open("test").unwrap();
+        client
+    }
+}
+
+/// Three voters.
+pub(crate) fn start_three() -> Vec<TestNode> {
+    start_three_with(|_| {})
+}
+
+/// Three voters with settings.
+pub(crate) fn start_three_with(configure: fn(&mut Node)) -> Vec<TestNode> {
+    let nodes: Vec<TestNode> = (1..=3).map(|id| TestNode::start_with(id, configure)).collect();
+    let mut leader = nodes[0].connect();
+    for node in &nodes[1..] {
+        leader.add(NodeId(node.id), &node.address).unwrap();
+        leader.assign(NodeId(node.id), Role::Voter).unwrap();
+    }
+    nodes
+}
+
+/// A connection to whoever leads the running ones of these nodes.
+pub(crate) fn leader_of(nodes: &[TestNode]) -> Client {
+    let addresses: Vec<&str> =
+        nodes.iter().filter(|node| node.node.is_some()).map(|node| node.address.as_str()).collect();
+    connect_leader(&addresses, TIMEOUT).unwrap()
+}
+
+/// Position of the node that this client is connected to.
+pub(crate) fn position(nodes: &[TestNode], client: &Client) -> usize {
+    nodes.iter().position(|node| node.address == client.address()).unwrap()
+}
+
+/// Repeats until it holds.
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + TIMEOUT;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {TIMEOUT:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The committed image of `test` on this node; empty when it has none yet.
+pub(crate) fn image(node: &TestNode) -> Vec<u8> {
+    match node.connect().dump("test") {
+        Ok(files) => files[0].1.clone(),
+        Err(ClientError::Failure { .. }) => Vec::new(),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Waits until all running nodes hold the same image of `test`.
+pub(crate) fn wait_equal(nodes: &[TestNode]) {
+    eventually("equal images", || {
+        let mut images = nodes.iter().filter(|node| node.node.is_some()).map(image);
+        let first = images.next().unwrap();
+        !first.is_empty() && images.all(|image| image == first)
+    });
+}
+
+pub(crate) fn text(value: &str) -> Value {
+    Value::Text(value.to_owned().into())
+}
+
+/// Settings: a writer that finds another one fails at once.
+pub(crate) fn no_patience(node: &mut Node) {
+    node.options_mut().unwrap().live().set_busy_timeout_ms(0);
+}
+
+/// A query that never ends by itself.
+pub(crate) const ENDLESS: &str =
+    "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c";
+
+/// Inserts into `t (n)` for ever.
+pub(crate) const ENDLESS_INSERT: &str = "INSERT INTO t (n) \
+    WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c";
+
+/// The one value of a one-row, one-column query.
+pub(crate) fn one(client: &mut Client, sql: &str) -> Value {
+    let result = client.query_sql(sql, &[]).unwrap();
+    assert_eq!((result.rows.len(), result.columns.len()), (1, 1), "{sql}");
+    result.rows[0][0].clone()
+}
+
+/// A line of `/proc/self/status`, in bytes.
+pub(crate) fn memory(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}

@@ -1,0 +1,199 @@
+//! Directories written by C dqlite, loaded by our node: same rows, same last entry, same members.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ffi_tests::cluster::eventually;
+use ffi_tests::image::digest;
+use ffi_tests::node::{Library, Node, PATIENCE, node_program};
+use ffi_tests::{Scratch, has_program, run, skip};
+use serde_json::{Map, Value};
+use server::client::{Client, connect_leader};
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
+/// Names and descriptions of the archives that have this key.
+fn archives(key: &str) -> Vec<(String, Value)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(golden()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let description: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+            if description.get(key).is_some() {
+                found.push((path.file_stem().unwrap().to_str().unwrap().to_owned(), description));
+            }
+        }
+    }
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    assert!(found.len() > 4, "{} holds the archives", golden().display());
+    found
+}
+
+fn unpack(name: &str, directory: &Path) {
+    fs::create_dir_all(directory).unwrap();
+    let archive = golden().join(format!("{name}.tar.xz"));
+    run(Command::new("tar").arg("-xJf").arg(archive).arg("-C").arg(directory)).unwrap();
+}
+
+fn have_tools() -> bool {
+    if !has_program("tar") || !has_program("xz") {
+        skip("no tar or xz on this machine: golden data stays packed");
+        return false;
+    }
+    node_program().is_some()
+}
+
+/// The node of a description, in a directory, at an address where it disturbs nobody.
+fn node(description: &Value, directory: PathBuf) -> Node {
+    let mut node = Node::new(&Library::ours(), description["id"].as_u64().unwrap(), directory, &[]);
+    node.address = description["address"].as_str().unwrap().to_owned();
+    node
+}
+
+/// Whether each table has the rows and the digest it should have.
+fn compare(mut client: impl FnMut() -> Result<Client, String>, databases: &Value) -> Result<(), String> {
+    for (database, tables) in object(databases) {
+        let mut client = client()?;
+        client.open(database).map_err(|error| format!("open {database}: {error}"))?;
+        for (table, expected) in object(tables) {
+            let found = digest(&mut client, expected["select"].as_str().unwrap())?;
+            let rows = usize::try_from(expected["rows"].as_u64().unwrap()).unwrap();
+            let wanted = (rows, expected["sha256"].as_str().unwrap().to_owned());
+            if found != wanted {
+                return Err(format!("{database} {table} is {found:?}, not {wanted:?}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn object(value: &Value) -> &Map<String, Value> {
+    value.as_object().unwrap_or_else(|| panic!("not an object: {value}"))
+}
+
+/// A connection to a node that leads alone.
+fn leading(node: &Node) -> Result<Client, String> {
+    eventually(PATIENCE, || {
+        let mut client = node.connect().map_err(|error| error.to_string())?;
+        match client.leader() {
+            Ok((id, _)) if id.0 == node.id => Ok(client),
+            other => Err(format!("the leader is {other:?}")),
+        }
+    })
+}
+
+/// Ids, addresses and roles as the descriptions list them.
+fn members(client: &mut Client) -> Result<Value, String> {
+    let servers = client.cluster().map_err(|error| error.to_string())?;
+    let member =
+        |server: &server::Server| serde_json::json!([server.id.0, server.address, server.role.client_code()]);
+    Ok(servers.iter().map(member).collect())
+}
+
+/// Starts the node alone, compares, and starts it again on what the first start left.
+fn load_alone(mut node: Node, description: &Value, databases: &Value) -> Result<(), String> {
+    if !node.library.is_stand_in() {
+        // Options apply in order: the log is described as it was before a recovery.
+        node.options.insert(0, "last-entry".to_owned());
+        let said = node.start()?;
+        if let Some(last) = description.get("describe_last_entry") {
+            let wanted = format!("LAST {} {}", last["index"], last["term"]);
+            if said != [wanted.clone()] {
+                return Err(format!("the node said {said:?}, not {wanted}"));
+            }
+        }
+    } else {
+        node.start()?;
+    }
+    compare(|| leading(&node), databases)?;
+    if let Some(wanted) = description.get("cluster_after_start") {
+        let found = members(&mut leading(&node)?)?;
+        if found != *wanted {
+            return Err(format!("members are {found}, not {wanted}"));
+        }
+    }
+    if let Some(deleted) = description.get("deleted_database").and_then(Value::as_str) {
+        let mut client = leading(&node)?;
+        client.open(deleted).map_err(|error| error.to_string())?;
+        let tables =
+            client.query_sql("SELECT name FROM sqlite_master", &[]).map_err(|error| error.to_string())?;
+        if !tables.rows.is_empty() {
+            return Err(format!("the deleted database holds {tables:?}"));
+        }
+    }
+    node.stop()?;
+    node.options.clear();
+    node.start()?;
+    compare(|| leading(&node), databases).map_err(|error| format!("second start: {error}"))?;
+    node.stop()
+}
+
+/// Starts all nodes at the addresses the configuration names.
+fn load_together(name: &str, description: &Value, directory: &Path) -> Result<(), String> {
+    let Some(databases) = description.get("databases_after_starting_all_nodes") else { return Ok(()) };
+    let directory = directory.join("together");
+    unpack(name, &directory);
+    let mut nodes = Vec::new();
+    for (folder, about) in object(&description["nodes"]) {
+        let mut node = node(about, directory.join(folder));
+        node.bind = node.address.clone();
+        node.start()?;
+        nodes.push(node);
+    }
+    let addresses: Vec<String> = nodes.iter().map(|node| node.bind.clone()).collect();
+    let leader = || connect_leader(&addresses, PATIENCE).map_err(|error| error.to_string());
+    compare(leader, databases)?;
+    let found = members(&mut leader()?)?;
+    if found != description["cluster_after_start"] {
+        return Err(format!("members are {found}"));
+    }
+    nodes.iter_mut().try_for_each(Node::stop)
+}
+
+fn load_nodes(name: &str, description: &Value, directory: &Path) -> Result<(), String> {
+    for (folder, about) in object(&description["nodes"]) {
+        let (databases, options) =
+            match (about.get("databases"), about.get("after_recover_ext_as_single_voter")) {
+                (Some(databases), _) => (databases, vec![]),
+                (None, Some(databases)) => (databases, vec!["recover".to_owned()]),
+                (None, None) => continue,
+            };
+        let alone = directory.join(format!("alone-{folder}"));
+        unpack(name, &alone);
+        let mut node = node(about, alone.join(folder));
+        node.options = options;
+        load_alone(node, about, databases).map_err(|error| format!("{folder} alone: {error}"))?;
+    }
+    load_together(name, description, directory).map_err(|error| format!("together: {error}"))
+}
+
+fn check(key: &str, load: impl Fn(&str, &Value, &Path) -> Result<(), String>) {
+    if !have_tools() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let mut failures = Vec::new();
+    for (name, description) in archives(key) {
+        if let Err(error) = load(&name, &description, &scratch.path().join(&name)) {
+            failures.push(format!("{name}: {error}"));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn single_nodes() {
+    check("node", |name, description, directory| {
+        unpack(name, directory);
+        load_alone(node(&description["node"], directory.to_owned()), description, &description["databases"])
+    });
+}
+
+#[test]
+fn clusters() {
+    check("nodes", load_nodes);
+}
