@@ -1,8 +1,9 @@
 //! Threads that run SQL.
 //!
-//! Usually each node has two pools: one for work that may be slow (readers), one for work that holds a database's
-//! writer lane, so that a long query never delays a commit. Threads are added on demand, up to the configured number in
-//! each pool, and stay until the node stops.
+//! Usually each node has three pools: one for work that may be slow (readers), one for work that holds a database's
+//! writer lane, so that a long query never delays a commit, and one for work that runs no statement, so that clients come
+//! and go whatever runs. Threads are added on demand, up to the configured number in each pool, and stay until the node
+//! stops.
 //!
 //! A process that runs SQLite in single-thread mode has one such thread for all its nodes, and everything that calls
 //! SQLite goes through it: jobs, registering and unregistering a VFS, dropping connections. It lives while any node
@@ -65,7 +66,7 @@ fn run_job<J: Job>(job: J) -> Completion {
 #[derive(Debug)]
 pub(crate) enum Executor<J: Job> {
     /// Threads of its own.
-    Pools { readers: Pool<J>, writers: Pool<J> },
+    Pools { readers: Pool<J>, writers: Pool<J>, short: Pool<J> },
     /// The one thread of the process.
     Shared { sqlite: SqliteThread, outbox: Outbox },
 }
@@ -78,15 +79,16 @@ impl<J: Job> Executor<J> {
         }
         let names = Arc::new(AtomicUsize::new(0));
         let pool = || Pool::start(Arc::clone(&names), Arc::clone(live), outbox.clone());
-        Ok(Self::Pools { readers: pool()?, writers: pool()? })
+        Ok(Self::Pools { readers: pool()?, writers: pool()?, short: pool()? })
     }
 
     /// Queues a job; gives it back when the queue is full.
     pub(crate) fn submit(&mut self, job: J) -> Result<(), J> {
         match self {
-            Self::Pools { readers, writers } => match job.class() {
+            Self::Pools { readers, writers, short } => match job.class() {
                 JobClass::Reader => readers.submit(job),
                 JobClass::Writer => writers.submit(job),
+                JobClass::Short => short.submit(job),
             },
             Self::Shared { sqlite, outbox } => {
                 let outbox = outbox.clone();
@@ -98,9 +100,10 @@ impl<J: Job> Executor<J> {
     /// Lets queued jobs finish and joins the threads of this node. The completions must be read, or their receiver be
     /// gone, or this may wait for ever.
     pub(crate) fn join(self) {
-        if let Self::Pools { readers, writers } = self {
+        if let Self::Pools { readers, writers, short } = self {
             readers.join();
             writers.join();
+            short.join();
         }
     }
 }
@@ -360,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn writers_do_not_wait_behind_readers() {
+    fn writers_and_short_jobs_do_not_wait_behind_readers() {
         let (_poll, outbox, receiver) = outbox();
         let mut executor = pools(&outbox, 2);
         let (release, gate) = crossbeam_channel::bounded::<()>(0);
@@ -373,6 +376,8 @@ mod tests {
         }
         submit(&mut executor, JobClass::Writer, || "writer".to_owned());
         assert_eq!(next(&receiver), "writer");
+        submit(&mut executor, JobClass::Short, || "short".to_owned());
+        assert_eq!(next(&receiver), "short");
         drop(release);
         assert_eq!([next(&receiver), next(&receiver), next(&receiver)], ["reader"; 3]);
         executor.join();

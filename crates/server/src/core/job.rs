@@ -16,6 +16,8 @@ pub enum JobClass {
     Reader,
     /// Holds a database's writer lane: must not wait behind readers.
     Writer,
+    /// Opens, compiles or closes, and runs nothing: must not wait behind any statement.
+    Short,
 }
 
 /// One piece of SQL work on one session.

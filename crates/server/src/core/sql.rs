@@ -52,7 +52,7 @@ impl Core {
         let Some(state) = self.clients.get_mut(&client) else { return };
         let Some(opened) = state.opened.as_ref() else {
             if matches!(work, Work::Open { .. }) {
-                self.send_job(client, JobClass::Reader, kind, None, work);
+                self.send_job(client, JobClass::Short, kind, None, work);
             } else {
                 self.refuse(client, codes::NOT_FOUND, "no database opened", now_ms);
             }
@@ -67,7 +67,9 @@ impl Core {
             Work::ExecSql { sql, .. } | Work::QuerySql { sql, .. } => probably_writes(sql),
             _ => false,
         };
-        if self.databases.get(database).lane.is_held_by(client) {
+        if matches!(work, Work::Prepare { .. }) {
+            self.run_short(client, kind, work);
+        } else if self.databases.get(database).lane.is_held_by(client) {
             self.run(client, JobClass::Writer, kind, work);
         } else if writes {
             self.queue_writer(client, kind, work, now_ms);
@@ -76,8 +78,9 @@ impl Core {
         }
     }
 
-    pub(super) fn run_as_reader(&mut self, client: ClientId, work: Work, kind: RequestKind) {
-        self.run(client, JobClass::Reader, kind, work);
+    /// Runs work that runs no statement.
+    pub(super) fn run_short(&mut self, client: ClientId, kind: RequestKind, work: Work) {
+        self.run(client, JobClass::Short, kind, work);
     }
 
     /// Sends the client's session to an executor.
@@ -150,7 +153,7 @@ impl Core {
             if let Some((code, message)) = failure {
                 self.reply_only(client, code, message);
             }
-            self.run(client, JobClass::Reader, RequestKind::Session, Work::Abandon);
+            self.run_short(client, RequestKind::Session, Work::Abandon);
         } else if let Some((code, message)) = failure {
             self.refuse(client, code, message, now_ms);
         } else {
@@ -268,7 +271,7 @@ impl Core {
         let gone = state.gone;
         if dead {
             self.reply_only(client, codes::NOT_LEADER, "not leader");
-            return self.run(client, JobClass::Reader, RequestKind::Close, Work::Close);
+            return self.run_close(client);
         }
         if gone {
             return self.finish(client, now_ms);
@@ -288,7 +291,7 @@ impl Core {
                 self.reply_only(client, codes::NOT_LEADER, "not leader");
             }
         }
-        self.run(client, JobClass::Reader, RequestKind::Close, Work::Close);
+        self.run_close(client);
     }
 
     /// The connection is closed and its transaction rolled back.
@@ -405,11 +408,11 @@ impl Core {
 
     /// Closes the client's session, which is at home.
     pub(super) fn run_close(&mut self, client: ClientId) {
-        self.run(client, JobClass::Reader, RequestKind::Close, Work::Close);
+        self.run_short(client, RequestKind::Close, Work::Close);
     }
 
     fn abandon_stream(&mut self, client: ClientId) {
-        self.run(client, JobClass::Reader, RequestKind::Session, Work::Abandon);
+        self.run_short(client, RequestKind::Session, Work::Abandon);
     }
 
     pub(super) fn database_of(&self, client: ClientId) -> Option<DatabaseId> {
@@ -453,7 +456,7 @@ impl Core {
             .and_then(|state| state.opened.as_ref())
             .is_some_and(|opened| opened.session.is_some());
         if has_session {
-            self.run(client, JobClass::Reader, RequestKind::Close, Work::Close);
+            self.run_close(client);
         } else {
             self.clients.remove(&client);
         }
