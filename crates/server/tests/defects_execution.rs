@@ -299,6 +299,26 @@ fn long_queries_leave_room_for_everything_else() {
 }
 
 #[test]
+fn more_queries_than_queues_hold_stop_nobody() {
+    // Any number of queued requests is harmless for C too, but there nothing gets past four endless ones.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let mut node = TestNode::start(1);
+    let mut writer = node.open();
+    writer.exec_sql("CREATE TABLE t (n INTEGER)", &[]).unwrap();
+    let mut busy: Vec<RawClient> = (0..1200).map(|_| RawClient::open(&node.address)).collect();
+    busy.iter_mut().for_each(|client| client.request(&query_sql(ENDLESS)));
+    prompt(|| writer.exec_sql("INSERT INTO t VALUES (1)", &[]).unwrap());
+    prompt(|| node.open().prepare("SELECT 1").unwrap());
+    prompt(|| assert_eq!(busy[0].call(&Request::Interrupt), Response::Empty));
+    prompt(|| assert_eq!(busy[1100].call(&Request::Interrupt), Response::Empty));
+    drop(busy.split_off(600));
+    prompt(|| writer.exec_sql("INSERT INTO t VALUES (2)", &[]).unwrap());
+    prompt(|| node.stop());
+}
+
+#[test]
 fn stop_does_not_wait_for_statements() {
     let mut node = TestNode::start(1);
     node.open().exec_sql("CREATE TABLE t (n INTEGER)", &[]).unwrap();

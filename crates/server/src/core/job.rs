@@ -96,6 +96,12 @@ impl SqlJob {
         self.class
     }
 
+    /// Whether the request it belongs to was cancelled, so that running it takes no time.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.is_cancelled())
+    }
+
     /// Runs the job on the calling thread. May take as long as its SQL takes.
     #[must_use]
     pub fn run(self) -> SqlDone {

@@ -193,8 +193,8 @@ impl Core {
                 // Its answer, whatever it will be, is replaced when it comes back.
                 if let Some(opened) = state.opened.as_mut() {
                     opened.dead = true;
-                    opened.cancel.cancel();
                 }
+                self.cancel_job(client);
             }
             // A cluster request or a dump goes on, but the session behind it ends.
             RequestState::Cluster | RequestState::Dumping(_) => {

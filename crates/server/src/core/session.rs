@@ -92,6 +92,11 @@ impl Session {
         Ok(Self { current: None, statements: Statements::default(), connection, cancel })
     }
 
+    /// Whether the current request was cancelled.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
     pub(super) fn cancel_handle(&self) -> CancelHandle {
         self.cancel.clone()
     }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use vfs::TransactionState;
 use wire_protocol::Response;
 
-use super::client::{Opened, RequestKind, RequestState, Running};
+use super::client::{Client, Opened, RequestKind, RequestState, Running};
 use super::database::{DatabaseId, GatedReply};
 use super::gateway::codes;
 use super::job::{JobClass, Outcome, SqlDone, SqlJob, Work};
@@ -216,7 +216,10 @@ impl Core {
             return self.finish(client, now_ms);
         }
         match outcome {
-            Outcome::NeedsWriter => self.queue_writer(client, running.kind, Work::Continue, now_ms),
+            Outcome::NeedsWriter => {
+                self.queue_writer(client, running.kind, Work::Continue, now_ms);
+                self.interrupt_if_asked(client, now_ms);
+            }
             Outcome::Prepared { reply, statement, readonly } => {
                 if let Some(opened) = self.clients.get_mut(&client).and_then(|state| state.opened.as_mut()) {
                     opened.remember_statement(statement, readonly);
@@ -377,14 +380,18 @@ impl Core {
     pub(super) fn interrupt(&mut self, client: ClientId, now_ms: u64) {
         let Some(state) = self.clients.get_mut(&client) else { return };
         match &state.request {
-            RequestState::Running(_) => {
-                if let Some(opened) = &state.opened {
-                    opened.cancel.cancel();
-                }
-            }
+            RequestState::Running(_) => self.cancel_job(client),
             RequestState::Streaming => self.abandon_stream(client),
             RequestState::Queued => self.interrupt_queued(client, now_ms),
             _ => {}
+        }
+    }
+
+    /// Ends the job that is out for this client as soon as it can be.
+    pub(super) fn cancel_job(&mut self, client: ClientId) {
+        if let Some(opened) = self.clients.get(&client).and_then(|state| state.opened.as_ref()) {
+            opened.cancel.cancel();
+            self.jobs_cancelled = true;
         }
     }
 
@@ -425,11 +432,7 @@ impl Core {
         state.gone = true;
         state.inbox.clear();
         match &state.request {
-            RequestState::Running(_) => {
-                if let Some(opened) = &state.opened {
-                    opened.cancel.cancel();
-                }
-            }
+            RequestState::Running(_) => self.cancel_job(client),
             RequestState::Queued => {
                 let Some(database) = self.database_of(client) else { return };
                 if let Some(waiter) = self.databases.get_mut(database).lane.withdraw(client) {
@@ -463,15 +466,15 @@ impl Core {
     }
 
     /// Stops the reads of clients that closed their sending half some time ago: they are probably gone.
-    pub(super) fn cancel_reads_of_departed(&self, now_ms: u64) {
-        for state in self.clients.values() {
+    pub(super) fn cancel_reads_of_departed(&mut self, now_ms: u64) {
+        let is_over = |state: &Client| {
             let departed = state.departed_at_ms.is_some_and(|at| now_ms >= at + limits::EOF_READ_GRACE_MS);
-            if let (true, RequestState::Running(Running { kind: RequestKind::Query, .. }), Some(opened)) =
-                (departed, &state.request, &state.opened)
-            {
-                opened.cancel.cancel();
-            }
-        }
+            departed
+                && matches!(state.request, RequestState::Running(Running { kind: RequestKind::Query, .. }))
+        };
+        let over: Vec<ClientId> =
+            self.clients.iter().filter(|(_, state)| is_over(state)).map(|(&client, _)| client).collect();
+        over.into_iter().for_each(|client| self.cancel_job(client));
     }
 }
 
