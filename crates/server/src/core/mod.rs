@@ -436,7 +436,7 @@ impl Core {
     fn tick(&mut self, now_ms: u64) {
         self.replica.handle_tick(now_ms);
         self.expire_writers(now_ms);
-        self.cancel_reads_of_departed(now_ms);
+        self.cancel_jobs_of_departed(now_ms);
     }
 
     /// Latches: the node refuses everything from here on, but stays up to be inspected.

@@ -118,10 +118,12 @@ impl Core {
         state.request = RequestState::Queued;
         let lane = &mut self.databases.get_mut(database).lane;
         let held = !lane.is_free();
-        let deadline_ms = now_ms.saturating_add(busy_timeout_ms);
+        // Whatever is committed in front of it makes its snapshot too old to be written to.
+        let hopeless = held && opened.transaction == TransactionState::Read;
+        let deadline_ms = if hopeless { now_ms } else { now_ms.saturating_add(busy_timeout_ms) };
         lane.wait(Waiter { client, kind, work, deadline_ms });
         self.grant(database);
-        if held && busy_timeout_ms == 0 {
+        if held && deadline_ms == now_ms {
             self.expire_writers(now_ms);
         }
     }
@@ -201,6 +203,7 @@ impl Core {
         }
         let Some(opened) = state.opened.as_mut() else { return };
         opened.session = session;
+        opened.transaction = transaction;
         let database = opened.database;
         let dead = opened.dead || generation != self.databases.get(database).generation;
         let gone = state.gone;
@@ -270,7 +273,14 @@ impl Core {
         let Some(state) = self.clients.get_mut(&client) else { return };
         let dead = generation != self.databases.get(database).generation || !self.replica.is_leader();
         self.databases.get_mut(database).sessions += 1;
-        state.opened = Some(Opened { database, session: Some(session), cancel, readonly: Vec::new(), dead });
+        state.opened = Some(Opened {
+            database,
+            session: Some(session),
+            cancel,
+            readonly: Vec::new(),
+            transaction: TransactionState::None,
+            dead,
+        });
         let gone = state.gone;
         if dead {
             self.reply_only(client, codes::NOT_LEADER, "not leader");
@@ -465,12 +475,19 @@ impl Core {
         }
     }
 
-    /// Stops the reads of clients that closed their sending half some time ago: they are probably gone.
-    pub(super) fn cancel_reads_of_departed(&mut self, now_ms: u64) {
+    /// Stops what runs for clients that closed their sending half some time ago: they are probably gone.
+    pub(super) fn cancel_jobs_of_departed(&mut self, now_ms: u64) {
         let is_over = |state: &Client| {
-            let departed = state.departed_at_ms.is_some_and(|at| now_ms >= at + limits::EOF_READ_GRACE_MS);
-            departed
-                && matches!(state.request, RequestState::Running(Running { kind: RequestKind::Query, .. }))
+            let (Some(departed_at_ms), RequestState::Running(running)) =
+                (state.departed_at_ms, &state.request)
+            else {
+                return false;
+            };
+            match running.class {
+                JobClass::Reader => now_ms >= departed_at_ms + limits::EOF_READ_GRACE_MS,
+                JobClass::Writer => now_ms >= departed_at_ms + limits::EOF_WRITE_GRACE_MS,
+                JobClass::Short => false,
+            }
         };
         let over: Vec<ClientId> =
             self.clients.iter().filter(|(_, state)| is_over(state)).map(|(&client, _)| client).collect();
