@@ -213,6 +213,9 @@ impl EventLoop {
                         self.to_flush.insert(token);
                         if gone {
                             self.hung_up.insert(token);
+                        } else if event.is_read_closed() && connection.is_opened() {
+                            // The end of the stream may stand behind requests that nobody reads for now.
+                            self.inputs.push_back(Input::ClientDeparting { client: ClientId(token) });
                         }
                     }
                     None => self.parts.transport.ready(token, readable, writable, now_ms),
@@ -300,6 +303,7 @@ impl EventLoop {
                     FromClient::Opened(protocol) => Input::ClientOpened { client, protocol },
                     FromClient::Frame(frame) => Input::ClientFrame { client, frame },
                     FromClient::Eof => Input::ClientEof { client },
+                    FromClient::Unreadable(reason) => Input::ClientUnreadable { client, reason },
                 };
                 core.handle(input, now_ms);
             });

@@ -34,6 +34,7 @@ impl Core {
         state.database.commit(own.generation, own.sequence).map_err(|error| error.to_string())?;
         state.database.maintain().map_err(|error| error.to_string())?;
         self.release_gated(own.database, now_ms);
+        self.forget_if_unused(own.database);
         Ok(())
     }
 
@@ -44,15 +45,15 @@ impl Core {
         let mut pages = frames.pages().map(|(number, page)| (PageNumber(number), page));
         state.database.apply(&mut pages).map_err(|error| error.to_string())?;
         state.database.maintain().map_err(|error| error.to_string())?;
-        self.forget_if_deleted(id);
+        self.forget_if_unused(id);
         Ok(())
     }
 
-    /// A database that was deleted goes when nobody has it open any more.
-    pub(super) fn forget_if_deleted(&self, id: DatabaseId) {
+    /// A database that was deleted or never written goes when nobody has it open any more.
+    pub(super) fn forget_if_unused(&mut self, id: DatabaseId) {
         let database = &self.databases.get(id).database;
-        if database.is_deleted() {
-            self.vfs.remove_if_deleted(database.name());
+        if (database.is_deleted() || database.is_pristine()) && !self.proposals.mention(id) {
+            self.databases.forget_if_unused(&self.vfs, id);
         }
     }
 
@@ -87,8 +88,8 @@ impl Core {
             .vfs
             .databases()
             .iter()
+            .filter(|database| !database.is_pristine())
             .map(|database| (Bytes::copy_from_slice(database.name().as_bytes()), database.snapshot()))
-            .filter(|(_, snapshot)| snapshot.page_count() > 0)
             .collect();
         self.snapshot_running = true;
         self.outputs.push_back(Output::Snapshot(SnapshotJob::Write { metadata, databases }));

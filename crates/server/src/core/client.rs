@@ -19,8 +19,12 @@ pub(super) struct Client {
     inbox_len: usize,
     /// The socket is not read because the inbox is full.
     pub(super) paused: bool,
+    /// Everything the client will ever send is in the inbox.
+    pub(super) at_end: bool,
+    /// Told when the inbox has been worked off, before the socket is closed.
+    pub(super) last_words: Option<String>,
     /// When the client closed its sending half.
-    pub(super) eof_at_ms: Option<u64>,
+    pub(super) departed_at_ms: Option<u64>,
     /// The socket is gone: nothing is sent any more, the session goes as soon as it is back.
     pub(super) gone: bool,
     pub(super) request: RequestState,
@@ -99,7 +103,9 @@ impl Client {
             inbox: VecDeque::new(),
             inbox_len: 0,
             paused: false,
-            eof_at_ms: None,
+            at_end: false,
+            last_words: None,
+            departed_at_ms: None,
             gone: false,
             request: RequestState::Idle,
             opened: None,

@@ -30,6 +30,11 @@ pub(super) struct Proposal {
 }
 
 impl Proposals {
+    /// Whether an entry of this database is not applied yet.
+    pub(super) fn mention(&self, database: DatabaseId) -> bool {
+        self.pending.iter().any(|proposal| proposal.database == database)
+    }
+
     /// Takes the proposal at `index`, if the entry there is ours.
     pub(super) fn take(&mut self, index: LogIndex) -> Option<Proposal> {
         let front = self.pending.front()?;

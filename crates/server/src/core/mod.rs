@@ -76,6 +76,18 @@ pub enum Input {
         /// Who.
         client: ClientId,
     },
+    /// A client closed its sending half, but not all that it has sent was read yet.
+    ClientDeparting {
+        /// Who.
+        client: ClientId,
+    },
+    /// A client sent what cannot be read. What came before is still answered, then the reason is told.
+    ClientUnreadable {
+        /// Who.
+        client: ClientId,
+        /// What is wrong.
+        reason: String,
+    },
     /// A client's socket is gone.
     ClientClosed {
         /// Who.
@@ -285,7 +297,9 @@ impl Core {
         match input {
             Input::ClientOpened { client, protocol } => self.client_opened(client, protocol),
             Input::ClientFrame { client, frame } => self.client_frame(client, frame, now_ms),
-            Input::ClientEof { client } => self.client_eof(client, now_ms),
+            Input::ClientEof { client } => self.client_eof(client, None, now_ms),
+            Input::ClientDeparting { client } => self.client_departing(client, now_ms),
+            Input::ClientUnreadable { client, reason } => self.client_eof(client, Some(reason), now_ms),
             Input::ClientClosed { client } => self.client_closed(client, now_ms),
             Input::ClientDrained { client } => self.client_drained(client, now_ms),
             Input::PeerMessage { from, address, message } => {

@@ -27,7 +27,7 @@ impl ColumnKind {
 }
 
 /// Appends the current row of `statement`. A value whose storage class does not fit the declared type is sent by
-/// its storage class, NULL is always NULL.
+/// its storage class, NULL is always NULL. A text that holds a NUL is sent as BLOB: the protocol's texts end at a NUL.
 pub(super) fn encode_row(rows: &mut RowsEncoder<'_>, statement: &Statement, kinds: &[ColumnKind]) {
     rows.begin_row(kinds.len());
     for (column, kind) in kinds.iter().enumerate() {
@@ -35,6 +35,7 @@ pub(super) fn encode_row(rows: &mut RowsEncoder<'_>, statement: &Statement, kind
             (ColumnValue::Integer(value), ColumnKind::Plain) => rows.integer(value),
             (ColumnValue::Integer(value), ColumnKind::Time) => rows.unix_time(value),
             (ColumnValue::Integer(value), ColumnKind::Boolean) => rows.boolean(value),
+            (ColumnValue::Text(text), _) if text.contains(&0) => rows.blob(text),
             (ColumnValue::Text(text), ColumnKind::Time) => rows.iso8601(text),
             (ColumnValue::Text(text), _) => rows.text(text),
             (ColumnValue::Float(value), _) => rows.float(value),

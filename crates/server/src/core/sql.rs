@@ -263,6 +263,7 @@ impl Core {
         let database = self.databases.get_or_create(&self.vfs, &name);
         let Some(state) = self.clients.get_mut(&client) else { return };
         let dead = generation != self.databases.get(database).generation || !self.replica.is_leader();
+        self.databases.get_mut(database).sessions += 1;
         state.opened = Some(Opened { database, session: Some(session), cancel, readonly: Vec::new(), dead });
         let gone = state.gone;
         if dead {
@@ -295,9 +296,11 @@ impl Core {
         let Some(state) = self.clients.get_mut(&client) else { return };
         let database = state.opened.take().map(|opened| opened.database);
         if let Some(database) = database {
-            self.databases.get_mut(database).lane.release(client);
+            let state = self.databases.get_mut(database);
+            state.lane.release(client);
+            state.sessions -= 1;
             self.grant(database);
-            self.forget_if_deleted(database);
+            self.forget_if_unused(database);
         }
         self.finish(client, now_ms);
     }
@@ -459,7 +462,7 @@ impl Core {
     /// Stops the reads of clients that closed their sending half some time ago: they are probably gone.
     pub(super) fn cancel_reads_of_departed(&self, now_ms: u64) {
         for state in self.clients.values() {
-            let departed = state.eof_at_ms.is_some_and(|at| now_ms >= at + limits::EOF_READ_GRACE_MS);
+            let departed = state.departed_at_ms.is_some_and(|at| now_ms >= at + limits::EOF_READ_GRACE_MS);
             if let (true, RequestState::Running(Running { kind: RequestKind::Query, .. }), Some(opened)) =
                 (departed, &state.request, &state.opened)
             {
