@@ -6,6 +6,7 @@ pub mod assembly;
 pub mod client;
 pub mod connector;
 pub mod core;
+pub mod inspect;
 pub mod log_worker;
 pub mod node;
 pub mod node_id;

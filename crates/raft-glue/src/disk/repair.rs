@@ -109,7 +109,8 @@ fn naming(file: &str, message: &str, remedy: &str) -> String {
     if message.contains(file) { remedy.to_owned() } else { format!("the damaged file is {file}; {remedy}") }
 }
 
-fn loss_error(loss: &Loss, voters: usize) -> LoadError {
+/// What a refused start says.
+pub(crate) fn loss_error(loss: &Loss, voters: usize) -> LoadError {
     let files: Vec<&str> = loss.aside.iter().map(String::as_str).collect();
     let give_up = format!(
         "restore the directory from a backup, or move {} out of it to give up all entries from {} on",

@@ -10,20 +10,20 @@ use crate::fixture::*;
 
 /// What becomes of a case with one voter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(crate) enum Outcome {
     /// Starts; the next index and the term.
     Starts(u64, u64),
     /// Refuses and names this file.
     Refuses(&'static str),
 }
-use Outcome::{Refuses, Starts};
+pub(crate) use Outcome::{Refuses, Starts};
 
 const LAST_CLOSED: &str = "0000000000000002-0000000000000007";
 const META: &str = "snapshot-1-32-2851225.meta";
 const DATA: &str = "snapshot-1-32-2851225";
 
 /// Case, outcome with auto-recovery, outcome without. Nothing is lost up to index 13 (log) and 33 (snapshots).
-const CASES: [(&str, Outcome, Outcome); 66] = [
+pub(crate) const CASES: [(&str, Outcome, Outcome); 66] = [
     ("bootstrap-crash", Starts(1, 1), Starts(1, 1)),
     ("closed-entry-type-4", Refuses(LAST_CLOSED), Refuses(LAST_CLOSED)),
     (
