@@ -2,12 +2,16 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod assembly;
 pub mod client;
 pub mod connector;
 pub mod core;
+pub mod inspect;
+pub mod log_worker;
 pub mod node;
 pub mod node_id;
 pub mod options;
+pub mod snapshot_work;
 
 mod connection;
 mod dialer;

@@ -284,7 +284,7 @@ impl Database {
         discarded
     }
 
-    fn next_generation(&self, old: &State, table: PageTable, page_count: u32) -> Arc<Generation> {
+    pub(crate) fn next_generation(&self, old: &State, table: PageTable, page_count: u32) -> Arc<Generation> {
         let seed = Seed {
             table,
             page_count,

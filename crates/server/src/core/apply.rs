@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use raft_glue::{Committed, EntryKind, InstalledSnapshot};
 use vfs::{DatabaseName, DatabaseSnapshot, PAGE_SIZE, PageNumber, Vfs};
-use wire_protocol::command::Command;
+use wire_protocol::command::{Command, Frames};
 use wire_protocol::snapshot::PayloadDecoder;
 
 use super::database::DatabaseId;
@@ -39,18 +39,7 @@ impl Core {
     }
 
     fn apply_foreign(&mut self, data: &Bytes) -> Result<(), String> {
-        let command = Command::decode(data).map_err(|error| error.to_string())?;
-        let Command::Frames(frames) = command else {
-            // OPEN, UNDO and CHECKPOINT of old releases change nothing.
-            return Ok(());
-        };
-        if !frames.is_commit {
-            return Err("frames without a commit are not supported".to_owned());
-        }
-        if frames.page_size() != PAGE_SIZE {
-            return Err(format!("page size {} instead of {PAGE_SIZE}", frames.page_size()));
-        }
-        let name = DatabaseName::replicated(&frames.filename).map_err(|error| error.to_string())?;
+        let Some((name, frames)) = transaction_of(data)? else { return Ok(()) };
         let id = self.databases.get_or_create(&self.vfs, &name);
         let state = self.databases.get_mut(id);
         let mut pages = frames.pages().map(|(number, page)| (PageNumber(number), page));
@@ -125,6 +114,27 @@ impl Core {
             }
         }
     }
+}
+
+/// The database that a command of the log changes, and its pages. Commands that change nothing give `None`.
+///
+/// # Errors
+///
+/// Says what is wrong with the command.
+pub(crate) fn transaction_of(data: &Bytes) -> Result<Option<(DatabaseName, Frames)>, String> {
+    let command = Command::decode(data).map_err(|error| error.to_string())?;
+    let Command::Frames(frames) = command else {
+        // OPEN, UNDO and CHECKPOINT of old releases change nothing.
+        return Ok(None);
+    };
+    if !frames.is_commit {
+        return Err("frames without a commit are not supported".to_owned());
+    }
+    if frames.page_size() != PAGE_SIZE {
+        return Err(format!("page size {} instead of {PAGE_SIZE}", frames.page_size()));
+    }
+    let name = DatabaseName::replicated(&frames.filename).map_err(|error| error.to_string())?;
+    Ok(Some((name, frames)))
 }
 
 /// Replaces the content of all databases by a snapshot payload; databases that are not in it go.

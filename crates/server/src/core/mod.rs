@@ -36,6 +36,7 @@ use database::Databases;
 use leader::Proposals;
 
 pub use apply::restore_payload;
+pub(crate) use apply::transaction_of;
 pub use job::{JobClass, SqlDone, SqlJob};
 
 /// Identity of a client socket; never reused.
