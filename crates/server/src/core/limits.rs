@@ -3,6 +3,10 @@
 /// Largest body of one client request, bytes. SQLite itself refuses texts and blobs of more than 10^9 bytes.
 pub const MAX_REQUEST_LEN: usize = 512 * 1024 * 1024;
 
+/// Descriptors of the process that connections must leave to the log, to peers and to the host; a quarter of what the
+/// process may open, if that is less. Otherwise the number of connections is not limited.
+pub const RESERVED_DESCRIPTORS: i32 = 64;
+
 /// Requests of one client that may wait behind the running one before its socket is no longer read.
 pub const MAX_INBOX_FRAMES: usize = 64;
 
