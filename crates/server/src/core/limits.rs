@@ -16,6 +16,9 @@ pub const MAX_INBOX_BYTES: usize = 1024 * 1024;
 /// A ROWS message is closed once it holds this many bytes; rows are never split, so it may be longer by one row.
 pub const ROWS_BATCH_LEN: usize = 32 * 1024;
 
+/// Longest row, bytes. One value of SQLite's default maximum of 10^9 bytes fits.
+pub const MAX_ROW_LEN: usize = 1024 * 1024 * 1024;
+
 /// Rows that a writing statement (`INSERT ... RETURNING`) may produce, bytes. They are held back until the
 /// transaction is committed by the cluster, so they must fit in memory.
 pub const MAX_RETURNING_LEN: usize = 64 * 1024 * 1024;
