@@ -161,6 +161,33 @@ fn slow_readers_stop_nobody_and_hold_little() {
 }
 
 #[test]
+fn dumps_that_nobody_reads_hold_little() {
+    // C puts the whole database into the buffer of each of them, with 32 bits for its length.
+    let _alone = alone();
+    let node = TestNode::start_tcp(1, |_| {});
+    let mut writer = node.open();
+    writer.exec_sql("CREATE TABLE t (n INTEGER PRIMARY KEY, b BLOB)", &[]).unwrap();
+    let fill = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 64) \
+                INSERT INTO t SELECT n, zeroblob(1000000) FROM c";
+    writer.exec_sql(fill, &[]).unwrap();
+    let before = memory("VmRSS");
+    let mut dumpers: Vec<RawClient> = (0..10).map(|_| RawClient::connect(&node.address)).collect();
+    for dumper in &mut dumpers {
+        dumper.request(&Request::Dump { name: "test".into() });
+    }
+    assert!(dumpers.iter_mut().all(|dumper| !dumper.is_silent(common::TIMEOUT)));
+    writer.exec_sql("DELETE FROM t WHERE n > 1", &[]).unwrap();
+    let grown = memory("VmRSS").saturating_sub(before);
+    assert!(grown < 64 * MIB, "{grown} bytes");
+    // What they asked for is the state at that time.
+    let mut dumper = dumpers.remove(0);
+    drop(dumpers);
+    let Response::Files(files) = dumper.response() else { panic!("files") };
+    assert!(files[0].1.len() > 64_000_000);
+    assert!(files[1].1.is_empty());
+}
+
+#[test]
 fn names_that_were_only_opened_cost_nothing() {
     // Each name opened keeps C a descriptor and a database until the node stops.
     let _alone = alone();

@@ -396,7 +396,12 @@ impl Session {
                     rows.finish(RowsEnd::Done);
                     return Ok(RowsEnd::Done);
                 }
-                Step::Row => encode_row(&mut rows, statement, &kinds),
+                Step::Row => {
+                    encode_row(&mut rows, statement, &kinds, limits::MAX_ROW_LEN).map_err(|too_long| {
+                        let message = format!("a row of the result exceeds {} bytes", too_long.max_len);
+                        error(SQLITE_TOOBIG, &message)
+                    })?;
+                }
             }
             if rows.len() >= limits::ROWS_BATCH_LEN {
                 rows.finish(RowsEnd::Part);

@@ -220,8 +220,11 @@ impl RawClient {
         }
     }
 
-    /// Nothing more will be sent; answers are still read.
+    /// Nothing more will be sent; answers are still read. Of no effect when the node has closed the connection.
     pub(crate) fn half_close(&mut self) {
-        rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write).unwrap();
+        match rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write) {
+            Ok(()) | Err(rustix::io::Errno::NOTCONN) => {}
+            Err(error) => panic!("{error}"),
+        }
     }
 }
