@@ -19,6 +19,7 @@ mod disk_thread;
 mod event_loop;
 mod executor;
 mod listener;
+mod pool;
 mod snapshot_thread;
 mod socket;
 mod startup;

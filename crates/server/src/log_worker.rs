@@ -104,12 +104,17 @@ impl<L: Log> LogWorker<L> {
         self.queue.is_empty() && self.group.is_empty()
     }
 
-    /// Runs the next group of steps or the next other job; `None` when there is nothing to do.
-    pub fn run_next(&mut self) -> Option<LogOutcome> {
+    /// The steps that the next call of [`Self::run_next`] persists together; none if it does something else.
+    pub fn next_steps(&mut self) -> &[Persist] {
         if self.group.is_empty() {
             self.form_group();
         }
-        let Some(last) = self.group.last() else { return self.run_single() };
+        &self.group
+    }
+
+    /// Runs the next group of steps or the next other job; `None` when there is nothing to do.
+    pub fn run_next(&mut self) -> Option<LogOutcome> {
+        let Some(last) = self.next_steps().last() else { return self.run_single() };
         let number = last.number;
         match self.log.persist(&self.group) {
             Err(error) if error.is_no_space() => Some(LogOutcome::NoSpace(error)),

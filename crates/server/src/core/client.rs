@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use vfs::DatabaseSnapshot;
+use vfs::{DatabaseSnapshot, TransactionState};
 use wire_protocol::{Frame, Protocol};
 
 use super::database::DatabaseId;
@@ -40,6 +40,8 @@ pub(super) struct Opened {
     pub(super) cancel: CancelHandle,
     /// For each statement id, whether the statement only reads.
     pub(super) readonly: Vec<Option<bool>>,
+    /// What the session held when it came home.
+    pub(super) transaction: TransactionState,
     /// Leadership was lost: the session is closed when it comes home.
     pub(super) dead: bool,
 }

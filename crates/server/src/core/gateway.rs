@@ -207,7 +207,7 @@ impl Core {
         if let Some(opened) = self.clients.get_mut(&client).and_then(|state| state.opened.as_mut()) {
             opened.forget_statement(statement);
         }
-        self.run_as_reader(client, Work::Finalize { statement }, RequestKind::Session);
+        self.run_short(client, RequestKind::Session, Work::Finalize { statement });
     }
 
     /// CONNECT: the socket leaves the client protocol. A session it had is closed first.

@@ -34,5 +34,8 @@ pub const DUMP_CHUNK_LEN: usize = 1024 * 1024;
 /// How long a read goes on for a client that closed its sending half (it may be gone altogether), milliseconds.
 pub const EOF_READ_GRACE_MS: u64 = 1_000;
 
+/// The same for a statement that holds the writer lane, milliseconds.
+pub const EOF_WRITE_GRACE_MS: u64 = 10_000;
+
 /// Heartbeat timeout announced in WELCOME, milliseconds. Nothing depends on it; clients expect C's value.
 pub const ANNOUNCED_HEARTBEAT_TIMEOUT_MS: u64 = 15_000;

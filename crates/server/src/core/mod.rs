@@ -260,6 +260,8 @@ pub struct Core {
     next_gated: u64,
     snapshot_running: bool,
     sql_jobs_out: usize,
+    /// See [`Core::take_jobs_cancelled`].
+    jobs_cancelled: bool,
     stopping: bool,
     stopped: bool,
     failed: Option<String>,
@@ -284,6 +286,7 @@ impl Core {
             next_gated: 0,
             snapshot_running: false,
             sql_jobs_out: 0,
+            jobs_cancelled: false,
             stopping: false,
             stopped: false,
             failed: None,
@@ -324,6 +327,11 @@ impl Core {
                 return None;
             }
         }
+    }
+
+    /// Whether a job that is out was cancelled since the last call; one that has not begun yet can be ended at once.
+    pub fn take_jobs_cancelled(&mut self) -> bool {
+        std::mem::take(&mut self.jobs_cancelled)
     }
 
     /// When [`Input::Tick`] is wanted besides the regular ticks.
@@ -429,7 +437,7 @@ impl Core {
     fn tick(&mut self, now_ms: u64) {
         self.replica.handle_tick(now_ms);
         self.expire_writers(now_ms);
-        self.cancel_reads_of_departed(now_ms);
+        self.cancel_jobs_of_departed(now_ms);
     }
 
     /// Latches: the node refuses everything from here on, but stays up to be inspected.

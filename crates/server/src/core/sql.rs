@@ -4,7 +4,7 @@ use bytes::Bytes;
 use vfs::TransactionState;
 use wire_protocol::Response;
 
-use super::client::{Opened, RequestKind, RequestState, Running};
+use super::client::{Client, Opened, RequestKind, RequestState, Running};
 use super::database::{DatabaseId, GatedReply};
 use super::gateway::codes;
 use super::job::{JobClass, Outcome, SqlDone, SqlJob, Work};
@@ -52,7 +52,7 @@ impl Core {
         let Some(state) = self.clients.get_mut(&client) else { return };
         let Some(opened) = state.opened.as_ref() else {
             if matches!(work, Work::Open { .. }) {
-                self.send_job(client, JobClass::Reader, kind, None, work);
+                self.send_job(client, JobClass::Short, kind, None, work);
             } else {
                 self.refuse(client, codes::NOT_FOUND, "no database opened", now_ms);
             }
@@ -67,7 +67,9 @@ impl Core {
             Work::ExecSql { sql, .. } | Work::QuerySql { sql, .. } => probably_writes(sql),
             _ => false,
         };
-        if self.databases.get(database).lane.is_held_by(client) {
+        if matches!(work, Work::Prepare { .. }) {
+            self.run_short(client, kind, work);
+        } else if self.databases.get(database).lane.is_held_by(client) {
             self.run(client, JobClass::Writer, kind, work);
         } else if writes {
             self.queue_writer(client, kind, work, now_ms);
@@ -76,8 +78,9 @@ impl Core {
         }
     }
 
-    pub(super) fn run_as_reader(&mut self, client: ClientId, work: Work, kind: RequestKind) {
-        self.run(client, JobClass::Reader, kind, work);
+    /// Runs work that runs no statement.
+    pub(super) fn run_short(&mut self, client: ClientId, kind: RequestKind, work: Work) {
+        self.run(client, JobClass::Short, kind, work);
     }
 
     /// Sends the client's session to an executor.
@@ -115,10 +118,12 @@ impl Core {
         state.request = RequestState::Queued;
         let lane = &mut self.databases.get_mut(database).lane;
         let held = !lane.is_free();
-        let deadline_ms = now_ms.saturating_add(busy_timeout_ms);
+        // Whatever is committed in front of it makes its snapshot too old to be written to.
+        let hopeless = held && opened.transaction == TransactionState::Read;
+        let deadline_ms = if hopeless { now_ms } else { now_ms.saturating_add(busy_timeout_ms) };
         lane.wait(Waiter { client, kind, work, deadline_ms });
         self.grant(database);
-        if held && busy_timeout_ms == 0 {
+        if held && deadline_ms == now_ms {
             self.expire_writers(now_ms);
         }
     }
@@ -150,7 +155,7 @@ impl Core {
             if let Some((code, message)) = failure {
                 self.reply_only(client, code, message);
             }
-            self.run(client, JobClass::Reader, RequestKind::Session, Work::Abandon);
+            self.run_short(client, RequestKind::Session, Work::Abandon);
         } else if let Some((code, message)) = failure {
             self.refuse(client, code, message, now_ms);
         } else {
@@ -198,6 +203,7 @@ impl Core {
         }
         let Some(opened) = state.opened.as_mut() else { return };
         opened.session = session;
+        opened.transaction = transaction;
         let database = opened.database;
         let dead = opened.dead || generation != self.databases.get(database).generation;
         let gone = state.gone;
@@ -213,7 +219,10 @@ impl Core {
             return self.finish(client, now_ms);
         }
         match outcome {
-            Outcome::NeedsWriter => self.queue_writer(client, running.kind, Work::Continue, now_ms),
+            Outcome::NeedsWriter => {
+                self.queue_writer(client, running.kind, Work::Continue, now_ms);
+                self.interrupt_if_asked(client, now_ms);
+            }
             Outcome::Prepared { reply, statement, readonly } => {
                 if let Some(opened) = self.clients.get_mut(&client).and_then(|state| state.opened.as_mut()) {
                     opened.remember_statement(statement, readonly);
@@ -264,11 +273,18 @@ impl Core {
         let Some(state) = self.clients.get_mut(&client) else { return };
         let dead = generation != self.databases.get(database).generation || !self.replica.is_leader();
         self.databases.get_mut(database).sessions += 1;
-        state.opened = Some(Opened { database, session: Some(session), cancel, readonly: Vec::new(), dead });
+        state.opened = Some(Opened {
+            database,
+            session: Some(session),
+            cancel,
+            readonly: Vec::new(),
+            transaction: TransactionState::None,
+            dead,
+        });
         let gone = state.gone;
         if dead {
             self.reply_only(client, codes::NOT_LEADER, "not leader");
-            return self.run(client, JobClass::Reader, RequestKind::Close, Work::Close);
+            return self.run_close(client);
         }
         if gone {
             return self.finish(client, now_ms);
@@ -288,7 +304,7 @@ impl Core {
                 self.reply_only(client, codes::NOT_LEADER, "not leader");
             }
         }
-        self.run(client, JobClass::Reader, RequestKind::Close, Work::Close);
+        self.run_close(client);
     }
 
     /// The connection is closed and its transaction rolled back.
@@ -374,14 +390,18 @@ impl Core {
     pub(super) fn interrupt(&mut self, client: ClientId, now_ms: u64) {
         let Some(state) = self.clients.get_mut(&client) else { return };
         match &state.request {
-            RequestState::Running(_) => {
-                if let Some(opened) = &state.opened {
-                    opened.cancel.cancel();
-                }
-            }
+            RequestState::Running(_) => self.cancel_job(client),
             RequestState::Streaming => self.abandon_stream(client),
             RequestState::Queued => self.interrupt_queued(client, now_ms),
             _ => {}
+        }
+    }
+
+    /// Ends the job that is out for this client as soon as it can be.
+    pub(super) fn cancel_job(&mut self, client: ClientId) {
+        if let Some(opened) = self.clients.get(&client).and_then(|state| state.opened.as_ref()) {
+            opened.cancel.cancel();
+            self.jobs_cancelled = true;
         }
     }
 
@@ -405,11 +425,11 @@ impl Core {
 
     /// Closes the client's session, which is at home.
     pub(super) fn run_close(&mut self, client: ClientId) {
-        self.run(client, JobClass::Reader, RequestKind::Close, Work::Close);
+        self.run_short(client, RequestKind::Close, Work::Close);
     }
 
     fn abandon_stream(&mut self, client: ClientId) {
-        self.run(client, JobClass::Reader, RequestKind::Session, Work::Abandon);
+        self.run_short(client, RequestKind::Session, Work::Abandon);
     }
 
     pub(super) fn database_of(&self, client: ClientId) -> Option<DatabaseId> {
@@ -422,11 +442,7 @@ impl Core {
         state.gone = true;
         state.inbox.clear();
         match &state.request {
-            RequestState::Running(_) => {
-                if let Some(opened) = &state.opened {
-                    opened.cancel.cancel();
-                }
-            }
+            RequestState::Running(_) => self.cancel_job(client),
             RequestState::Queued => {
                 let Some(database) = self.database_of(client) else { return };
                 if let Some(waiter) = self.databases.get_mut(database).lane.withdraw(client) {
@@ -453,22 +469,29 @@ impl Core {
             .and_then(|state| state.opened.as_ref())
             .is_some_and(|opened| opened.session.is_some());
         if has_session {
-            self.run(client, JobClass::Reader, RequestKind::Close, Work::Close);
+            self.run_close(client);
         } else {
             self.clients.remove(&client);
         }
     }
 
-    /// Stops the reads of clients that closed their sending half some time ago: they are probably gone.
-    pub(super) fn cancel_reads_of_departed(&self, now_ms: u64) {
-        for state in self.clients.values() {
-            let departed = state.departed_at_ms.is_some_and(|at| now_ms >= at + limits::EOF_READ_GRACE_MS);
-            if let (true, RequestState::Running(Running { kind: RequestKind::Query, .. }), Some(opened)) =
-                (departed, &state.request, &state.opened)
-            {
-                opened.cancel.cancel();
+    /// Stops what runs for clients that closed their sending half some time ago: they are probably gone.
+    pub(super) fn cancel_jobs_of_departed(&mut self, now_ms: u64) {
+        let is_over = |state: &Client| {
+            let (Some(departed_at_ms), RequestState::Running(running)) =
+                (state.departed_at_ms, &state.request)
+            else {
+                return false;
+            };
+            match running.class {
+                JobClass::Reader => now_ms >= departed_at_ms + limits::EOF_READ_GRACE_MS,
+                JobClass::Writer => now_ms >= departed_at_ms + limits::EOF_WRITE_GRACE_MS,
+                JobClass::Short => false,
             }
-        }
+        };
+        let over: Vec<ClientId> =
+            self.clients.iter().filter(|(_, state)| is_over(state)).map(|(&client, _)| client).collect();
+        over.into_iter().for_each(|client| self.cancel_job(client));
     }
 }
 
