@@ -162,6 +162,8 @@ impl Run {
         if self.theirs[connection].in_transaction() {
             self.theirs[connection].query("ROLLBACK").unwrap();
         }
+        // The statement may have made our connection read the schema again. Some errors depend on how old a schema is.
+        self.execute(connection, "PRAGMA writable_schema=RESET");
         assert!(self.leader.poll_captured().is_none(), "seed {}: {sql}", self.seed);
     }
 
