@@ -107,7 +107,7 @@ impl<J: Job> Pool<J> {
     }
 
     /// Takes out the jobs that were cancelled before they began.
-    pub(crate) fn withdraw_cancelled(&mut self) -> VecDeque<J> {
+    pub(crate) fn withdraw_cancelled(&self) -> VecDeque<J> {
         let mut state = self.queue.lock();
         let (cancelled, kept) = std::mem::take(&mut state.jobs).into_iter().partition(J::is_cancelled);
         state.jobs = kept;

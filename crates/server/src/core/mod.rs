@@ -8,6 +8,7 @@
 //! computed from is committed; after leadership is lost nothing of the old generation is proposed or answered.
 
 mod apply;
+mod cancel;
 mod client;
 mod cluster;
 mod database;

@@ -221,7 +221,7 @@ impl RawClient {
     }
 
     /// Nothing more will be sent; answers are still read. Of no effect when the node has closed the connection.
-    pub(crate) fn half_close(&mut self) {
+    pub(crate) fn half_close(&self) {
         match rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write) {
             Ok(()) | Err(rustix::io::Errno::NOTCONN) => {}
             Err(error) => panic!("{error}"),
