@@ -6,7 +6,7 @@
 //!
 //! Faults are injected by number of operation, so that a test can try every place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -69,6 +69,8 @@ struct NameChange {
 struct Content {
     live: Image,
     durable: Image,
+    /// Sectors of `live` that may differ from those of `durable`.
+    changed: BTreeSet<u64>,
     /// Open files; an unlinked file stays readable through them.
     handles: usize,
 }
@@ -137,18 +139,48 @@ impl Image {
 }
 
 impl Content {
+    /// A file with the same content now and after a power failure.
+    fn synced(image: Image) -> Self {
+        Self { live: image.clone(), durable: image, changed: BTreeSet::new(), handles: 0 }
+    }
+
+    fn write(&mut self, bytes: &[u8], offset: u64) {
+        self.live.write(bytes, offset);
+        if !bytes.is_empty() {
+            self.changed.extend(offset / SECTOR_LEN..=(offset + bytes.len() as u64 - 1) / SECTOR_LEN);
+        }
+    }
+
+    fn resize(&mut self, size: u64) {
+        if size < self.live.size {
+            let cut = self.live.sectors.range(size / SECTOR_LEN..).map(|(number, _)| *number);
+            self.changed.extend(cut);
+        }
+        self.live.resize(size);
+    }
+
+    fn sync(&mut self) {
+        for number in std::mem::take(&mut self.changed) {
+            match self.live.sectors.get(&number) {
+                Some(sector) => self.durable.sectors.insert(number, Arc::clone(sector)),
+                None => self.durable.sectors.remove(&number),
+            };
+        }
+        self.durable.size = self.live.size;
+    }
+
     /// What a power failure leaves.
     fn survivor(&self, random: &mut Random) -> Image {
         let mut image = Image { size: 0, sectors: self.durable.sectors.clone() };
-        for (number, live) in &self.live.sectors {
-            if self.durable.sectors.get(number) != Some(live) && random.coin() {
-                image.sectors.insert(*number, Arc::clone(live));
+        for number in &self.changed {
+            let live = self.live.sectors.get(number);
+            if self.durable.sectors.get(number) == live || !random.coin() {
+                continue;
             }
-        }
-        for number in self.durable.sectors.keys() {
-            if !self.live.sectors.contains_key(number) && random.coin() {
-                image.sectors.remove(number);
-            }
+            match live {
+                Some(live) => image.sectors.insert(*number, Arc::clone(live)),
+                None => image.sectors.remove(number),
+            };
         }
         let size = if random.coin() { self.live.size } else { self.durable.size };
         image.size = u64::MAX;
@@ -207,7 +239,7 @@ impl MemoryDisk {
         let mut state = self.state();
         let mut image = Image::default();
         image.write(bytes, 0);
-        let number = state.add_file(Content { live: image.clone(), durable: image, handles: 0 });
+        let number = state.add_file(Content::synced(image));
         state.live_names.insert(name.to_owned(), number);
         state.durable_names.insert(name.to_owned(), number);
     }
@@ -241,7 +273,7 @@ impl MemoryDisk {
         let mut files = BTreeMap::new();
         for number in names.values() {
             let image = state.files[number].survivor(&mut random);
-            files.insert(*number, Content { live: image.clone(), durable: image, handles: 0 });
+            files.insert(*number, Content::synced(image));
         }
         Self::with_state(State {
             seed: random.next(),
@@ -521,7 +553,7 @@ impl File for MemoryFile {
         let failed = match self.change(Kind::Write) {
             Ok(mut state) => {
                 state.grow(self.number, offset + bytes.len() as u64)?;
-                state.content(self.number).live.write(bytes, offset);
+                state.content(self.number).write(bytes, offset);
                 return Ok(());
             }
             Err(error) => error,
@@ -533,7 +565,7 @@ impl File for MemoryFile {
             let end = (offset + part) / SECTOR_LEN * SECTOR_LEN;
             let part = to_usize(end.saturating_sub(offset));
             if state.grow(self.number, offset + part as u64).is_ok() {
-                state.content(self.number).live.write(&bytes[..part], offset);
+                state.content(self.number).write(&bytes[..part], offset);
             }
         }
         Err(failed)
@@ -548,14 +580,13 @@ impl File for MemoryFile {
     }
 
     fn truncate(&self, size: u64) -> io::Result<()> {
-        self.change(Kind::Other)?.content(self.number).live.resize(size);
+        self.change(Kind::Other)?.content(self.number).resize(size);
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.change(Kind::Sync)?;
-        let content = state.content(self.number);
-        content.durable = content.live.clone();
+        state.content(self.number).sync();
         Ok(())
     }
 }
