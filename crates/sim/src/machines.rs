@@ -74,6 +74,14 @@ impl World {
 
     fn start_refused(&mut self, node: usize, reason: String) -> Result<(), Violation> {
         self.note(node, "does not start", [0, 0], || reason.clone());
+        self.stats.count("node does not start");
+        if self.is_hostile() && self.has_disk_faults() {
+            // A host tries again, and what failed once may work then.
+            self.machines[node].starting = true;
+            let wait_us = SECOND + self.random.around(5 * SECOND);
+            self.plan(wait_us, Event::Start { node });
+            return Ok(());
+        }
         Err(Violation::new("nodes start", format!("node {}: {reason}", self.machines[node].id)))
     }
 
@@ -202,11 +210,17 @@ impl World {
         if let Some(process) = self.machines[node].process.as_mut() {
             process.failed = true;
         }
-        let disk_faults = [Nemesis::FailedWrite, Nemesis::FailedSync, Nemesis::BitRot];
-        if disk_faults.iter().any(|fault| self.suffers(*fault)) {
+        if self.has_disk_faults() {
             return Ok(());
         }
         Err(Violation::new("nodes do not fail", format!("node {}: {reason}", self.machines[node].id)))
+    }
+
+    /// Whether disks do what makes nodes fail or refuse to start.
+    fn has_disk_faults(&self) -> bool {
+        [Nemesis::FailedWrite, Nemesis::FailedSync, Nemesis::NoSpace, Nemesis::BitRot]
+            .iter()
+            .any(|fault| self.suffers(*fault))
     }
 
     // ---- disk ----

@@ -19,7 +19,7 @@ pub struct Violation {
 
 impl Violation {
     /// A failed check.
-    pub(crate) fn new(check: &'static str, text: impl Into<String>) -> Self {
+    pub fn new(check: &'static str, text: impl Into<String>) -> Self {
         Self { check, text: text.into() }
     }
 }
@@ -108,7 +108,12 @@ impl Oracle {
             record.issued.insert(index, print);
             let first = *self.entries.entry((index, print.0)).or_insert(print.1);
             if first != print.1 {
-                let text = format!("entry {index} of term {} is not the same on node {node}", print.0);
+                let text = format!(
+                    "entry {index} of term {} is not the same on node {node}: {:?} of {} bytes",
+                    print.0,
+                    entry.kind,
+                    entry.data.len()
+                );
                 return Err(Violation::new("log matching", text));
             }
         }
