@@ -4,7 +4,7 @@ use crate::workload::Transaction;
 
 /// What a client is doing.
 #[derive(Debug)]
-pub enum Stage {
+pub(crate) enum Stage {
     /// Waits before it connects.
     Away,
     /// Has asked to open its database.
@@ -23,7 +23,7 @@ pub enum Stage {
 
 /// A client.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     /// What it is doing.
     pub stage: Stage,
     /// Its connection.

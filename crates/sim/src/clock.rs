@@ -15,7 +15,7 @@ const MILLION: u64 = 1_000_000;
 
 /// The steady clock of a process.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     /// When it began, simulated microseconds.
     origin_us: u64,
     /// Its microseconds in a million of simulated ones.
@@ -26,34 +26,34 @@ pub struct Clock {
 
 impl Clock {
     /// A clock that starts now at 0 and deviates by at most this, parts per million.
-    pub fn new(now_us: u64, drift: u64, random: &mut Random) -> Self {
+    pub(crate) fn new(now_us: u64, drift: u64, random: &mut Random) -> Self {
         let rate = MILLION - drift + random.below(2 * drift + 1);
         Self { origin_us: now_us, rate, ahead_us: 0 }
     }
 
     /// What it shows, milliseconds.
     #[must_use]
-    pub fn now_ms(&self, now_us: u64) -> u64 {
+    pub(crate) fn now_ms(&self, now_us: u64) -> u64 {
         ((now_us - self.origin_us) * self.rate / MILLION + self.ahead_us) / MILLISECOND
     }
 
     /// When it will show this, simulated microseconds; not before `now_us`.
     #[must_use]
-    pub fn when(&self, at_ms: u64, now_us: u64) -> u64 {
+    pub(crate) fn when(&self, at_ms: u64, now_us: u64) -> u64 {
         let local_us = (at_ms * MILLISECOND).saturating_sub(self.ahead_us);
         let after = (local_us * MILLION).div_ceil(self.rate);
         (self.origin_us + after).max(now_us)
     }
 
     /// Jumps ahead.
-    pub fn jump(&mut self, by_us: u64) {
+    pub(crate) fn jump(&mut self, by_us: u64) {
         self.ahead_us += by_us;
     }
 }
 
 /// What SQLite takes for the wall clock and for chance.
 #[derive(Debug)]
-pub struct Surroundings {
+pub(crate) struct Surroundings {
     random: AtomicU64,
     now_us: AtomicU64,
     /// Deviation of the wall clock, milliseconds.
@@ -63,24 +63,24 @@ pub struct Surroundings {
 impl Surroundings {
     /// Those of one process.
     #[must_use]
-    pub fn new(seed: u64, wall_ms: i64) -> Self {
+    pub(crate) fn new(seed: u64, wall_ms: i64) -> Self {
         Self { random: AtomicU64::new(seed), now_us: AtomicU64::new(0), wall_ms: AtomicI64::new(wall_ms) }
     }
 
     /// Tells the time.
-    pub fn set_now_us(&self, now_us: u64) {
+    pub(crate) fn set_now_us(&self, now_us: u64) {
         self.now_us.store(now_us, Ordering::Relaxed);
     }
 
     /// The wall clock, milliseconds since the epoch.
     #[must_use]
-    pub fn wall_clock_ms(&self) -> u64 {
+    pub(crate) fn wall_clock_ms(&self) -> u64 {
         let now_ms = EPOCH_MS + self.now_us.load(Ordering::Relaxed) / MILLISECOND;
         now_ms.saturating_add_signed(self.wall_ms.load(Ordering::Relaxed))
     }
 
     /// Sets the wall clock.
-    pub fn set_wall_ms(&self, deviation_ms: i64) {
+    pub(crate) fn set_wall_ms(&self, deviation_ms: i64) {
         self.wall_ms.store(deviation_ms, Ordering::Relaxed);
     }
 }

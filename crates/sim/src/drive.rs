@@ -219,11 +219,17 @@ impl World {
     fn record(&mut self, client: usize, ending: Ending) {
         let stage = std::mem::replace(&mut self.clients[client].stage, Stage::Thinking);
         let Stage::Running(transaction) = stage else { return };
-        let Transaction { operations, start_us, .. } = *transaction;
+        let Transaction { operations, start_us, apart, .. } = *transaction;
         if operations.is_empty() {
             return;
         }
         let end_us = self.now_us;
+        if apart {
+            let ending = Ending::Committed;
+            let single = |operation| Recorded { start_us, end_us, ending, operations: vec![operation] };
+            self.history.transactions.extend(operations.into_iter().map(single));
+            return;
+        }
         if ending == Ending::Refused {
             // What it read was committed all the same, but for its own appends.
             let own: Vec<u64> = operations

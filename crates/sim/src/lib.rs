@@ -26,5 +26,5 @@ pub use oracle::Violation;
 pub use random::Random;
 pub use scenario::{MessageFaults, Nemesis, SECOND, Scenario, Workload};
 pub use stats::Stats;
-pub use trace::Detail;
+pub use trace::{Detail, Kept};
 pub use world::{Report, World};

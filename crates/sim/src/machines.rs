@@ -23,7 +23,7 @@ const TURN_US: u64 = 40;
 
 impl World {
     /// All nodes begin as voters of one cluster.
-    pub(crate) fn found_cluster(&mut self) {
+    pub(crate) fn found_cluster(&self) {
         let servers = self
             .machines
             .iter()

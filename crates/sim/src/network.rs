@@ -16,7 +16,7 @@ const MAX_HELD: usize = 256;
 
 /// A raft message as bytes.
 #[derive(Clone, Debug)]
-pub struct Parcel {
+pub(crate) struct Parcel {
     /// The encoded message.
     pub bytes: Bytes,
     /// Whether it carries a snapshot.
@@ -25,7 +25,7 @@ pub struct Parcel {
 
 /// One direction between two nodes.
 #[derive(Debug, Default)]
-pub struct Link {
+pub(crate) struct Link {
     /// Number of the stream; what belongs to an earlier one is lost.
     pub stream: u64,
     /// When the newest message arrives; later ones do not overtake it.
@@ -39,7 +39,7 @@ pub struct Link {
 
 /// What becomes of a message that is sent.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Sent {
+pub(crate) enum Sent {
     /// It arrives at this moment, in this stream.
     Arrives(u64, u64),
     /// It waits.
@@ -50,7 +50,7 @@ pub enum Sent {
 
 /// All links.
 #[derive(Debug)]
-pub struct Network {
+pub(crate) struct Network {
     size: usize,
     links: Vec<Link>,
     latency_us: u64,
@@ -59,24 +59,24 @@ pub struct Network {
 impl Network {
     /// Links between this many nodes.
     #[must_use]
-    pub fn new(size: usize, latency_us: u64) -> Self {
+    pub(crate) fn new(size: usize, latency_us: u64) -> Self {
         let links = (0..size * size).map(|_| Link::default()).collect();
         Self { size, links, latency_us }
     }
 
     /// The link from one node to another, by index.
-    pub fn link(&mut self, from: usize, to: usize) -> &mut Link {
+    pub(crate) fn link(&mut self, from: usize, to: usize) -> &mut Link {
         &mut self.links[from * self.size + to]
     }
 
     /// How long a message of this size is on its way.
-    pub fn latency(&self, len: usize, random: &mut Random) -> u64 {
+    pub(crate) fn latency(&self, len: usize, random: &mut Random) -> u64 {
         // 100 MB/s: a microsecond for each hundred bytes.
         self.latency_us / 2 + random.around(self.latency_us / 2) + len as u64 / 100
     }
 
     /// Sends a message in order.
-    pub fn send(
+    pub(crate) fn send(
         &mut self,
         from: usize,
         to: usize,
@@ -107,7 +107,7 @@ impl Network {
     }
 
     /// Cuts one direction. Cuts add up.
-    pub fn cut(&mut self, from: usize, to: usize, now_us: u64) {
+    pub(crate) fn cut(&mut self, from: usize, to: usize, now_us: u64) {
         let link = self.link(from, to);
         if link.cuts == 0 {
             link.cut_since_us = now_us;
@@ -116,7 +116,7 @@ impl Network {
     }
 
     /// Takes one cut back. Gives what waited, if nothing cuts it any more and the stream lives.
-    pub fn mend(&mut self, from: usize, to: usize, now_us: u64) -> Vec<Parcel> {
+    pub(crate) fn mend(&mut self, from: usize, to: usize, now_us: u64) -> Vec<Parcel> {
         let link = self.link(from, to);
         link.cuts -= 1;
         if link.cuts > 0 {
@@ -132,18 +132,18 @@ impl Network {
     }
 
     /// What waited for a node that is up again.
-    pub fn take_held(&mut self, from: usize, to: usize) -> Vec<Parcel> {
+    pub(crate) fn take_held(&mut self, from: usize, to: usize) -> Vec<Parcel> {
         let link = self.link(from, to);
         if link.cuts > 0 { Vec::new() } else { link.held.drain(..).collect() }
     }
 
     /// Whether anything is cut between the two.
-    pub fn is_cut(&mut self, from: usize, to: usize) -> bool {
+    pub(crate) fn is_cut(&mut self, from: usize, to: usize) -> bool {
         self.link(from, to).cuts > 0
     }
 
     /// A node is gone, and with it the streams to and from it.
-    pub fn reset(&mut self, node: usize) {
+    pub(crate) fn reset(&mut self, node: usize) {
         for other in 0..self.size {
             self.link(node, other).break_stream();
             self.link(other, node).break_stream();
@@ -153,7 +153,7 @@ impl Network {
 
 impl Link {
     /// What is on the way is lost.
-    pub fn break_stream(&mut self) {
+    pub(crate) fn break_stream(&mut self) {
         self.stream += 1;
         self.held.clear();
         self.last_arrival_us = 0;
@@ -162,6 +162,6 @@ impl Link {
 
 /// Wait before a connection is tried again.
 #[must_use]
-pub fn redial_us(random: &mut Random) -> u64 {
+pub(crate) fn redial_us(random: &mut Random) -> u64 {
     random.between(100, 1000) * MILLISECOND
 }

@@ -17,7 +17,7 @@ use crate::scenario::Scenario;
 
 /// A machine.
 #[derive(Debug)]
-pub struct Machine {
+pub(crate) struct Machine {
     /// Identity of its node.
     pub id: NodeId,
     /// Address of its node.
@@ -44,7 +44,7 @@ pub struct Machine {
 
 /// How slow something is, and until when.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Slowness {
+pub(crate) struct Slowness {
     /// How many times as long.
     pub factor: u64,
     /// Until when, microseconds.
@@ -54,14 +54,14 @@ pub struct Slowness {
 impl Slowness {
     /// How long something takes that usually takes `usual_us`.
     #[must_use]
-    pub fn apply(&self, usual_us: u64, now_us: u64) -> u64 {
+    pub(crate) fn apply(&self, usual_us: u64, now_us: u64) -> u64 {
         if now_us < self.until_us { usual_us * self.factor } else { usual_us }
     }
 }
 
 /// A running node: the real core and what the real loop has around it.
 #[derive(Debug)]
-pub struct Process {
+pub(crate) struct Process {
     /// The sans-io node.
     pub core: Core,
     /// Its databases.
@@ -97,7 +97,7 @@ pub struct Process {
 
 /// SQL on an executor.
 #[derive(Debug)]
-pub enum Sql {
+pub(crate) enum Sql {
     /// Waits.
     Waiting(SqlJob),
     /// Has run; the loop has yet to hear of it.
@@ -107,7 +107,7 @@ pub enum Sql {
 impl Machine {
     /// A machine with an empty disk.
     #[must_use]
-    pub fn new(id: NodeId, seed: u64) -> Self {
+    pub(crate) fn new(id: NodeId, seed: u64) -> Self {
         Self {
             id,
             address: format!("10.0.0.{}:9000", id.0),
@@ -128,7 +128,7 @@ impl Machine {
     /// # Errors
     ///
     /// Says why the node does not start.
-    pub fn start(
+    pub(crate) fn start(
         &mut self,
         scenario: &Scenario,
         now_us: u64,
@@ -178,7 +178,7 @@ impl Machine {
     }
 
     /// Ends the process at once.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(process) = self.process.take() {
             // What uses SQLite goes before the VFS.
             let Process { core, jobs, inputs, .. } = process;
@@ -189,7 +189,7 @@ impl Machine {
     }
 
     /// The power is gone: the process ends and the disk forgets.
-    pub fn lose_power(&mut self, random: &mut Random) {
+    pub(crate) fn lose_power(&mut self, random: &mut Random) {
         self.kill();
         self.disk = self.disk.crash_with(random.number());
     }
@@ -197,7 +197,7 @@ impl Machine {
 
 impl Process {
     /// Gives a job a number.
-    pub fn keep_job(&mut self, job: SqlJob) -> u64 {
+    pub(crate) fn keep_job(&mut self, job: SqlJob) -> u64 {
         self.next_job += 1;
         self.jobs.insert(self.next_job, Sql::Waiting(job));
         self.next_job
@@ -206,7 +206,7 @@ impl Process {
 
 /// Why a node does not start.
 #[derive(Debug)]
-pub enum StartError {
+pub(crate) enum StartError {
     /// The node says so, which is right if its directory is damaged.
     Refused(String),
     /// What it loaded is not what it had.

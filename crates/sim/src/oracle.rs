@@ -19,7 +19,7 @@ pub struct Violation {
 
 impl Violation {
     /// A failed check.
-    pub fn new(check: &'static str, text: impl Into<String>) -> Self {
+    pub(crate) fn new(check: &'static str, text: impl Into<String>) -> Self {
         Self { check, text: text.into() }
     }
 }
@@ -56,7 +56,7 @@ struct Record {
 
 /// Everything that was seen.
 #[derive(Debug, Default)]
-pub struct Oracle {
+pub(crate) struct Oracle {
     records: BTreeMap<u64, Record>,
     leaders: BTreeMap<Term, NodeId>,
     entries: HashMap<(u64, Term), u64>,
@@ -79,12 +79,12 @@ impl Oracle {
     }
 
     /// The disk of a node is damaged, or emptied, behind its back.
-    pub fn damaged(&mut self, node: NodeId) {
+    pub(crate) fn damaged(&mut self, node: NodeId) {
         self.record(node).damaged = true;
     }
 
     /// A node leads: nobody else does in this term.
-    pub fn leads(&mut self, node: NodeId, term: Term) -> Result<(), Violation> {
+    pub(crate) fn leads(&mut self, node: NodeId, term: Term) -> Result<(), Violation> {
         let first = *self.leaders.entry(term).or_insert(node);
         if first == node {
             return Ok(());
@@ -93,7 +93,7 @@ impl Oracle {
     }
 
     /// A node gives a step to its disk: entries with the same index and term are the same everywhere.
-    pub fn issued(&mut self, node: NodeId, step: &Persist) -> Result<(), Violation> {
+    pub(crate) fn issued(&mut self, node: NodeId, step: &Persist) -> Result<(), Violation> {
         let record = self.records.entry(node.0).or_default();
         if let Some(snapshot) = &step.snapshot {
             record.issued.clear();
@@ -116,7 +116,7 @@ impl Oracle {
     }
 
     /// The disk of a node begins to write a group of steps: what they replace may go from now on.
-    pub fn writing(&mut self, node: NodeId, step: &Persist) {
+    pub(crate) fn writing(&mut self, node: NodeId, step: &Persist) {
         let record = self.record(node);
         let floor = match &step.snapshot {
             Some(_) => 0,
@@ -127,7 +127,7 @@ impl Oracle {
     }
 
     /// The log says that these steps are durable.
-    pub fn persisted(&mut self, node: NodeId, steps: &[Persist]) {
+    pub(crate) fn persisted(&mut self, node: NodeId, steps: &[Persist]) {
         let record = self.record(node);
         for step in steps {
             record.hard_state = step.hard_state.unwrap_or(record.hard_state);
@@ -145,7 +145,7 @@ impl Oracle {
     }
 
     /// A node starts: everything that it ever called durable must be there.
-    pub fn loaded(&mut self, node: NodeId, loaded: &Loaded) -> Result<(), Violation> {
+    pub(crate) fn loaded(&mut self, node: NodeId, loaded: &Loaded) -> Result<(), Violation> {
         let record = self.records.entry(node.0).or_default();
         let snapshot = loaded.snapshot.as_ref().map_or(0, |snapshot| snapshot.index.0);
         let found: BTreeMap<u64, Fingerprint> =
@@ -172,7 +172,7 @@ impl Oracle {
     }
 
     /// A node knows that everything up to here is committed: nobody ever commits anything else there.
-    pub fn commits(&mut self, node: NodeId, commit: LogIndex) -> Result<(), Violation> {
+    pub(crate) fn commits(&mut self, node: NodeId, commit: LogIndex) -> Result<(), Violation> {
         let record = self.records.entry(node.0).or_default();
         for index in record.committed + 1..=commit.0 {
             let Some(print) = record.issued.get(&index) else { continue };
@@ -190,7 +190,7 @@ impl Oracle {
     }
 
     /// A node has applied everything up to here: its databases are those of everybody else at this index.
-    pub fn applied(&mut self, node: NodeId, index: LogIndex, vfs: &Vfs) -> Result<(), Violation> {
+    pub(crate) fn applied(&mut self, node: NodeId, index: LogIndex, vfs: &Vfs) -> Result<(), Violation> {
         let record = self.records.entry(node.0).or_default();
         let hash = record.image(vfs)?;
         let (first, by) = *self.images.entry(index.0).or_insert((hash, node));
@@ -203,7 +203,7 @@ impl Oracle {
 
     /// Number of indexes at which images were compared or could be.
     #[must_use]
-    pub fn images(&self) -> usize {
+    pub(crate) fn images(&self) -> usize {
         self.images.len()
     }
 }

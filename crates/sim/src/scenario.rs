@@ -8,7 +8,7 @@ use crate::random::Random;
 /// One second in microseconds, the unit of simulated time.
 pub const SECOND: u64 = 1_000_000;
 /// One millisecond.
-pub const MILLISECOND: u64 = 1_000;
+pub(crate) const MILLISECOND: u64 = 1_000;
 
 /// Faults that happen to single messages, in parts per million.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,7 +73,7 @@ pub enum Nemesis {
 }
 
 /// All of them.
-pub const NEMESES: [Nemesis; 20] = [
+pub(crate) const NEMESES: [Nemesis; 20] = [
     Nemesis::PowerFailure,
     Nemesis::PowerFailureInWrite,
     Nemesis::Kill,
@@ -108,7 +108,7 @@ pub enum Workload {
 }
 
 /// All of them.
-pub const WORKLOADS: [Workload; 3] = [Workload::Upsert, Workload::ListTransaction, Workload::ListReads];
+pub(crate) const WORKLOADS: [Workload; 3] = [Workload::Upsert, Workload::ListTransaction, Workload::ListReads];
 
 /// What one seed stands for.
 #[derive(Clone, Debug)]
@@ -195,7 +195,7 @@ impl Scenario {
 
     /// Whether this fault of the world is on.
     #[must_use]
-    pub fn has(&self, nemesis: Nemesis) -> bool {
+    pub(crate) fn has(&self, nemesis: Nemesis) -> bool {
         self.nemeses.iter().any(|(other, _)| *other == nemesis)
     }
 }

@@ -14,7 +14,7 @@ const USER_TIMEOUT_US: u64 = 30 * SECOND;
 
 /// A socket between a client and a node.
 #[derive(Debug)]
-pub struct Socket {
+pub(crate) struct Socket {
     /// Which client.
     pub client: usize,
     /// Which node.

@@ -2,7 +2,9 @@
 //!
 //! Every event of a run goes through [`Trace::event`]. Equal hashes mean equal runs.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 /// Whether events are kept or printed besides being hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,25 +17,37 @@ pub enum Detail {
     Print,
 }
 
+/// The last events, for whoever wants them after a panic.
+#[derive(Clone, Debug, Default)]
+pub struct Kept(Rc<RefCell<VecDeque<String>>>);
+
+impl Kept {
+    /// Takes them out, oldest first.
+    #[must_use]
+    pub fn take(&self) -> Vec<String> {
+        self.0.take().into()
+    }
+}
+
 /// The record of a run.
 #[derive(Debug)]
-pub struct Trace {
+pub(crate) struct Trace {
     detail: Detail,
     hash: u64,
     events: u64,
-    kept: VecDeque<String>,
+    kept: Kept,
 }
 
 impl Trace {
     /// An empty record.
     #[must_use]
-    pub fn new(detail: Detail) -> Self {
-        Self { detail, hash: 0xcbf2_9ce4_8422_2325, events: 0, kept: VecDeque::new() }
+    pub(crate) fn new(detail: Detail) -> Self {
+        Self { detail, hash: 0xcbf2_9ce4_8422_2325, events: 0, kept: Kept::default() }
     }
 
     /// Notes an event: when (microseconds), where (0 for the world itself), what, and two numbers that say more. The
     /// text is made only for readers, so it must not matter.
-    pub fn event(
+    pub(crate) fn event(
         &mut self,
         now_us: u64,
         node: u64,
@@ -55,10 +69,11 @@ impl Trace {
         let line = format!("{seconds:>4}.{micros:06} {place:<7} {what} {}", text());
         match self.detail {
             Detail::Keep(limit) => {
-                if self.kept.len() >= limit {
-                    self.kept.pop_front();
+                let mut kept = self.kept.0.borrow_mut();
+                if kept.len() >= limit {
+                    kept.pop_front();
                 }
-                self.kept.push_back(line);
+                kept.push_back(line);
             }
             Detail::Print => println!("{line}"),
             Detail::Hash => {}
@@ -67,33 +82,33 @@ impl Trace {
 
     /// Hash of everything so far.
     #[must_use]
-    pub fn hash(&self) -> u64 {
+    pub(crate) fn hash(&self) -> u64 {
         self.hash
     }
 
     /// Number of events so far.
     #[must_use]
-    pub fn events(&self) -> u64 {
+    pub(crate) fn events(&self) -> u64 {
         self.events
     }
 
-    /// The last events as text, oldest first.
+    /// The last events, now and later.
     #[must_use]
-    pub fn kept(&self) -> Vec<String> {
-        self.kept.iter().cloned().collect()
+    pub(crate) fn kept(&self) -> Kept {
+        self.kept.clone()
     }
 }
 
 /// Stirs a number into a hash.
 #[must_use]
-pub fn mix(hash: u64, number: u64) -> u64 {
+pub(crate) fn mix(hash: u64, number: u64) -> u64 {
     let mixed = (hash ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed ^ (mixed >> 29)
 }
 
 /// Hash of bytes; quick, not cryptographic.
 #[must_use]
-pub fn hash_bytes(seed: u64, bytes: &[u8]) -> u64 {
+pub(crate) fn hash_bytes(seed: u64, bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let mut lanes = [seed, seed ^ 0x51, seed ^ 0xa2, seed ^ 0xf3];
     let (quads, single) = words.as_chunks::<4>();
@@ -132,7 +147,7 @@ mod tests {
             trace.event(2, 1, "b", [1, 2], || "text".to_owned());
         }
         assert_eq!(first.hash(), second.hash());
-        assert_eq!(second.kept().len(), 1);
+        assert_eq!(second.kept().take().len(), 1);
         first.event(3, 1, "c", [0, 0], String::new);
         assert_ne!(first.hash(), second.hash());
     }

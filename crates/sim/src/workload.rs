@@ -8,9 +8,9 @@ use crate::random::Random;
 use crate::scenario::Workload;
 
 /// Name of the database that holds the lists.
-pub const LISTS: &str = "lists";
+pub(crate) const LISTS: &str = "lists";
 /// Creates what the lists need. Every client tries until it is there.
-pub const CREATE_LISTS: &str =
+pub(crate) const CREATE_LISTS: &str =
     "CREATE TABLE IF NOT EXISTS lists (key INTEGER PRIMARY KEY, vals TEXT NOT NULL)";
 /// Appends to a list after which its key is not used any more.
 const APPENDS_PER_KEY: u64 = 24;
@@ -19,7 +19,7 @@ const KEYS_AT_ONCE: u64 = 4;
 
 /// What a step does to the fate of its transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// If it fails nothing of the transaction is ever committed.
     Harmless,
     /// From the moment it is sent the transaction may be committed.
@@ -28,7 +28,7 @@ pub enum Effect {
 
 /// How the rows of a step are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reading {
+pub(crate) enum Reading {
     /// Not at all.
     Nothing,
     /// As the list of a key.
@@ -37,7 +37,7 @@ pub enum Reading {
 
 /// One request of a transaction.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub(crate) struct Step {
     /// What is sent.
     pub request: Request,
     /// What it means for the transaction.
@@ -48,7 +48,7 @@ pub struct Step {
 
 /// A transaction of a client.
 #[derive(Clone, Debug)]
-pub struct Transaction {
+pub(crate) struct Transaction {
     /// Its requests.
     pub steps: Vec<Step>,
     /// The next one to send.
@@ -59,20 +59,22 @@ pub struct Transaction {
     pub appends: Vec<(usize, Operation)>,
     /// Whether it holds a transaction open over several requests.
     pub explicit: bool,
+    /// Its steps have nothing to do with each other.
+    pub apart: bool,
     /// When its first request was sent.
     pub start_us: u64,
 }
 
 /// Makes transactions; knows which values and keys are used up.
 #[derive(Debug, Default)]
-pub struct Author {
+pub(crate) struct Author {
     next_value: u64,
     appended: u64,
 }
 
 impl Author {
     /// A new transaction.
-    pub fn write(&mut self, workload: Workload, random: &mut Random) -> Transaction {
+    pub(crate) fn write(&mut self, workload: Workload, random: &mut Random) -> Transaction {
         match workload {
             Workload::Upsert => {
                 let mut transaction = Transaction::empty(false);
@@ -82,6 +84,7 @@ impl Author {
             Workload::ListTransaction => self.list_transaction(random),
             Workload::ListReads => {
                 let mut transaction = Transaction::empty(false);
+                transaction.apart = true;
                 for _ in 0..random.between(1, 3) {
                     self.read(&mut transaction, random);
                 }
@@ -133,6 +136,7 @@ impl Transaction {
             operations: Vec::new(),
             appends: Vec::new(),
             explicit,
+            apart: false,
             start_us: 0,
         }
     }
@@ -144,18 +148,18 @@ impl Transaction {
 
     /// The step that is being run.
     #[must_use]
-    pub fn step(&self) -> Option<&Step> {
+    pub(crate) fn step(&self) -> Option<&Step> {
         self.steps.get(self.next)
     }
 
     /// Whether the step being run may commit the transaction.
     #[must_use]
-    pub fn may_commit(&self) -> bool {
+    pub(crate) fn may_commit(&self) -> bool {
         self.step().is_some_and(|step| step.effect == Effect::Commit)
     }
 
     /// The step being run has succeeded.
-    pub fn succeeded(&mut self, rows: Option<&Rows>) {
+    pub(crate) fn succeeded(&mut self, rows: Option<&Rows>) {
         self.note_append();
         if let (Some(Step { reading: Reading::List(key), .. }), Some(rows)) = (self.step(), rows) {
             let values = rows.rows.first().and_then(|row| row.first()).map_or_else(Vec::new, parse_list);
@@ -165,7 +169,7 @@ impl Transaction {
     }
 
     /// Notes the append of the step being run.
-    pub fn note_append(&mut self) {
+    pub(crate) fn note_append(&mut self) {
         let next = self.next;
         let here = self.appends.iter().filter(|(step, _)| *step == next).map(|(_, append)| append.clone());
         self.operations.extend(here);
@@ -173,7 +177,7 @@ impl Transaction {
 
     /// How it ends when the step being run fails with this code; without one nothing was heard any more.
     #[must_use]
-    pub fn ending(&self, code: Option<u64>) -> Ending {
+    pub(crate) fn ending(&self, code: Option<u64>) -> Ending {
         match code {
             _ if !self.may_commit() => Ending::Refused,
             None | Some(LEADERSHIP_LOST) => Ending::Unknown,
@@ -183,13 +187,13 @@ impl Transaction {
 }
 
 /// "leadership lost": it may be committed.
-pub const LEADERSHIP_LOST: u64 = 10506;
+pub(crate) const LEADERSHIP_LOST: u64 = 10506;
 /// "not leader": it is certainly not committed.
-pub const NOT_LEADER: u64 = 10250;
+pub(crate) const NOT_LEADER: u64 = 10250;
 
 /// The numbers in a list as it is stored.
 #[must_use]
-pub fn parse_list(value: &Value) -> Vec<u64> {
+pub(crate) fn parse_list(value: &Value) -> Vec<u64> {
     let Value::Text(bytes) = value else { return Vec::new() };
     let text = String::from_utf8_lossy(bytes);
     text.split(',').filter_map(|number| number.parse().ok()).collect()
@@ -197,25 +201,25 @@ pub fn parse_list(value: &Value) -> Vec<u64> {
 
 /// An integer parameter.
 #[must_use]
-pub fn integer(value: u64) -> Value {
+pub(crate) fn integer(value: u64) -> Value {
     Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
 /// A text parameter.
 #[must_use]
-pub fn text(value: &str) -> Value {
+pub(crate) fn text(value: &str) -> Value {
     Value::Text(Bytes::copy_from_slice(value.as_bytes()))
 }
 
 /// EXEC_SQL.
 #[must_use]
-pub fn exec_sql(sql: &str, values: &[Value]) -> Request {
+pub(crate) fn exec_sql(sql: &str, values: &[Value]) -> Request {
     Request::ExecSql { database: 0, sql: Bytes::copy_from_slice(sql.as_bytes()), params: Params::new(values) }
 }
 
 /// QUERY_SQL.
 #[must_use]
-pub fn query_sql(sql: &str, values: &[Value]) -> Request {
+pub(crate) fn query_sql(sql: &str, values: &[Value]) -> Request {
     Request::QuerySql {
         database: 0,
         sql: Bytes::copy_from_slice(sql.as_bytes()),

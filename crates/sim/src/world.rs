@@ -16,7 +16,7 @@ use crate::random::Random;
 use crate::scenario::{Nemesis, SECOND, Scenario};
 use crate::sockets::Socket;
 use crate::stats::Stats;
-use crate::trace::{Detail, Trace};
+use crate::trace::{Detail, Kept, Trace};
 use crate::workload::Author;
 
 /// Something that is going to happen.
@@ -137,6 +137,14 @@ pub struct Report {
     pub last_events: Vec<String>,
 }
 
+impl Report {
+    /// Of a run that ended in a panic.
+    #[must_use]
+    pub fn of_panic(violation: Violation, last_events: Vec<String>) -> Self {
+        Self { hash: 0, events: 0, stats: Stats::default(), violation: Some(violation), last_events }
+    }
+}
+
 impl World {
     /// The world of a scenario, before anything has happened.
     #[must_use]
@@ -193,6 +201,12 @@ impl World {
         self.queue.push(Reverse(Planned { at_us: at_us.max(self.now_us), order: self.order, event }));
     }
 
+    /// The last events as they are at any moment, also after a panic.
+    #[must_use]
+    pub fn last_events(&self) -> Kept {
+        self.trace.kept()
+    }
+
     /// Lets everything happen and checks what can be checked.
     #[must_use]
     pub fn run(mut self) -> Report {
@@ -203,7 +217,7 @@ impl World {
             hash: self.trace.hash(),
             events: self.trace.events(),
             violation: result.err(),
-            last_events: self.trace.kept(),
+            last_events: self.trace.kept().take(),
             stats: self.stats,
         }
     }

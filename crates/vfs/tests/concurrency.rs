@@ -121,11 +121,14 @@ impl Shared {
     /// What the loop thread does. `losses` says whether leadership is lost now and then.
     fn drive(&self, duration: Duration, losses: bool) {
         let mut rng = Rng::new(1);
-        let end = Instant::now() + duration;
+        let begin = Instant::now();
         let mut held = Vec::new();
-        while Instant::now() < end {
+        let mut captured = 0;
+        // On a busy machine the others get their turns late; a minute must do.
+        while begin.elapsed() < duration || (!self.has_shown_something() && begin.elapsed().as_secs() < 60) {
             for _ in 0..rng.below(5) {
                 let Some(transaction) = self.leader.poll_captured() else { break };
+                captured += 1;
                 apply(&self.follower, &transaction);
                 self.leader.commit(transaction.generation, transaction.sequence).unwrap();
                 self.leader.maintain_with(rng.pick(&[1, 50, 1000])).unwrap();
@@ -135,7 +138,8 @@ impl Shared {
                 held.push((self.leader.snapshot(), pages));
                 held.drain(..held.len().saturating_sub(3));
             }
-            if losses && rng.once_in(200) {
+            if losses && captured > rng.below(10) {
+                captured = 0;
                 if rng.once_in(2) {
                     self.leader.fence();
                     std::thread::yield_now();
@@ -177,9 +181,12 @@ impl Shared {
             value(&mut connection);
             assert_eq!(rows(&mut connection, "PRAGMA integrity_check"), ["ok"]);
         }
-        let (reads, writes) = (self.reads.load(Ordering::Relaxed), self.writes.load(Ordering::Relaxed));
-        println!("{reads} reads, {writes} writes");
-        assert!(reads > 20 && writes > 20);
+        println!("{:?} reads, {:?} writes", self.reads, self.writes);
+        assert!(self.has_shown_something());
+    }
+
+    fn has_shown_something(&self) -> bool {
+        self.reads.load(Ordering::Relaxed) > 50 && self.writes.load(Ordering::Relaxed) > 50
     }
 }
 

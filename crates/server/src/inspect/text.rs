@@ -115,6 +115,10 @@ fn explain_problem(problem: &Problem, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
+fn count(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 fn none_if(is_empty: bool) -> &'static str {
     if is_empty { ": none" } else { "" }
 }
@@ -139,10 +143,11 @@ fn metadata(file: &MetadataFile) -> String {
 fn segment(segment: &Segment) -> String {
     let mut text = format!("{}: ", segment.name);
     match (segment.first, segment.last()) {
+        (Some(first), Some(last)) if first == last => text.push_str(&format!("entry {first}")),
         (Some(first), Some(last)) => text.push_str(&format!("entries {first} to {last}")),
-        _ => text.push_str(&format!("{} entries", segment.entries)),
+        _ => text.push_str(&count(segment.entries, "entry", "entries")),
     }
-    text.push_str(&format!(" in {} batches", segment.batches));
+    text.push_str(&format!(" in {}", count(segment.batches, "batch", "batches")));
     match segment.terms {
         Some((first, last)) if first == last => text.push_str(&format!(", term {first}")),
         Some((first, last)) => text.push_str(&format!(", terms {first} to {last}")),
@@ -174,7 +179,8 @@ fn snapshot(snapshot: &Snapshot) -> String {
     let content = match &snapshot.content {
         Ok(content) => {
             let last = if snapshot.is_chosen { ", loaded at start" } else { "" };
-            format!("{} databases, whole{last}", content.databases.len())
+            let databases = content.databases.len() as u64;
+            format!("{}, whole{last}", count(databases, "database", "databases"))
         }
         Err(reason) => format!("unusable: {reason}"),
     };
@@ -192,5 +198,5 @@ fn database(database: &DatabaseReport) -> String {
         Some(Ok(_)) => ", damaged according to SQLite".to_owned(),
         Some(Err(reason)) => format!(", could not be checked by SQLite: {reason}"),
     };
-    format!("{name}: {} pages{integrity}", database.pages)
+    format!("{name}: {}{integrity}", count(database.pages.into(), "page", "pages"))
 }
