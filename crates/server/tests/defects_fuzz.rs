@@ -79,7 +79,7 @@ fn conversation(random: &mut Random) -> Vec<Vec<u8>> {
         exec_sql("CREATE TABLE IF NOT EXISTS t (n INTEGER, a, b, c, d)"),
         prepare("INSERT INTO t VALUES (?, ?, ?, ?, ?)"),
         prepare("SELECT * FROM t LIMIT 100"),
-        Request::Exec { database: 0, statement: 0, params: params.clone() },
+        Request::Exec { database: 0, statement: 0, params },
         Request::Query { database: 0, statement: 1, params: Params::none() },
         exec_sql_with("BEGIN; INSERT INTO t (n, a) VALUES (?, ?); SAVEPOINT s; COMMIT", &values[..2]),
         query_sql("SELECT count(*), max(n), hex(a) FROM t, t AS u WHERE u.rowid < 5"),

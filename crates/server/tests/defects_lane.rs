@@ -76,7 +76,8 @@ fn a_transaction_makes_others_wait_as_long_as_was_chosen() {
     let mut holder = node.open();
     holder.exec_sql("BEGIN IMMEDIATE", &[]).unwrap();
     let insert = other.prepare("INSERT INTO t VALUES (1)").unwrap();
-    let calls: [&dyn Fn(&mut Client) -> Result<(), ClientError>; 5] = [
+    type Call<'a> = &'a dyn Fn(&mut Client) -> Result<(), ClientError>;
+    let calls: [Call<'_>; 5] = [
         &|client| client.exec_sql("INSERT INTO t VALUES (1)", &[]).map(drop),
         &|client| client.query_sql("INSERT INTO t VALUES (1) RETURNING n", &[]).map(drop),
         &|client| client.query_sql("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", &[]).map(drop),

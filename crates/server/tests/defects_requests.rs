@@ -155,6 +155,7 @@ fn unknown_protocol_is_closed_and_nothing_else() {
     let mut legacy = RawClient::connect_as(&node.address, Protocol::Legacy);
     let expected = Response::ServerLegacy { address: node.address.clone() };
     assert_eq!(legacy.call(&Request::Leader), expected);
+    assert_alive(&node);
 }
 
 #[test]
