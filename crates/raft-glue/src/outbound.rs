@@ -52,9 +52,9 @@ impl Replica {
 
     fn append_entries(&mut self, to: NodeId, message: &mut Message) -> Option<rpc::Message> {
         let leading = self.leading?;
-        let prev = message.index;
-        let matched = self.raw.raft.prs().get(to.0)?.matched;
         let mut entries: Vec<RaftEntry> = message.take_entries().into();
+        let (prev, prev_term) = self.previous(message, entries.first())?;
+        let matched = self.raw.raft.prs().get(to.0)?.matched;
         if matched < leading.first_index {
             if prev == 0 && self.raw.store().snapshot_metadata().is_some() {
                 // A C node whose log is compacted aborts on entries from the very beginning.
@@ -74,10 +74,25 @@ impl Replica {
         Some(rpc::Message::AppendEntries(AppendEntries {
             term: Term(message.term),
             prev_log_index: LogIndex(prev),
-            prev_log_term: Term(message.log_term),
+            prev_log_term: Term(prev_term),
             leader_commit: LogIndex(message.commit.min(covered)),
             entries: entries.iter().map(from_raft).collect(),
         }))
+    }
+
+    /// Index and term of the entry before `first`.
+    ///
+    /// raft-rs adds entries to an append to the same peer that waits to be sent. If that one has no entries yet and the
+    /// peer was set back since it was made, it still refers to a later entry than the one before `first`; sent like
+    /// that, the peer would store the right entries in the wrong places.
+    fn previous(&self, message: &Message, first: Option<&RaftEntry>) -> Option<(u64, u64)> {
+        match first {
+            Some(first) if first.index != message.index + 1 => {
+                let prev = first.index - 1;
+                Some((prev, self.raw.raft.raft_log.term(prev).ok()?))
+            }
+            _ => Some((message.index, message.log_term)),
+        }
     }
 
     /// An empty append: where the peer should be, if it follows; else at our last entry, which it either has, or
