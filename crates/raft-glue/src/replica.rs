@@ -317,7 +317,7 @@ impl Replica {
 
     /// The state machine holds the snapshot at this index.
     pub fn handle_restored(&mut self, index: LogIndex) {
-        if self.halted || !self.installing.as_ref().is_some_and(|snapshot| snapshot.metadata.index == index) {
+        if self.halted || self.installing.as_ref().is_none_or(|snapshot| snapshot.metadata.index != index) {
             return;
         }
         self.installing = None;

@@ -75,6 +75,31 @@ fn nodes_join_become_voters_and_leave() {
     assert_eq!(cluster.replica(other).applied_index(), last);
 }
 
+/// The configurations of the time before it was a voter are no reason to step down.
+#[test]
+fn a_leader_that_replays_how_it_joined_goes_on_leading() {
+    for seed in 0..10 {
+        let mut cluster = Cluster::new(seed, 1, 2);
+        cluster.run(500);
+        for id in [2, 3] {
+            let address = common::address(id);
+            cluster.request(1, |leader, request| leader.add(request, NodeId(id), address)).unwrap();
+            cluster.run(500);
+            cluster.request(1, |leader, request| leader.assign(request, NodeId(id), Role::Voter)).unwrap();
+            cluster.run(2_000);
+        }
+        for id in 1..=3 {
+            cluster.crash(id);
+        }
+        for id in 2..=3 {
+            cluster.start(id);
+        }
+        cluster.run(20_000);
+        assert!(cluster.leader().is_some());
+        assert!(!cluster.sent.contains_key("lost leadership"), "seed {seed}");
+    }
+}
+
 #[test]
 fn a_change_during_a_change_is_refused_and_a_dead_promotee_times_out() {
     let mut cluster = Cluster::new(4, 1, 1);

@@ -10,10 +10,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
-use raft_glue::disk::{DiskError, LogStore, OsDisk};
-use raft_glue::{LogIndex, Persist};
+use raft_glue::LogIndex;
 
 use crate::core::{DiskDone, DiskJob};
+use crate::log_worker::{Log, LogJob, LogOutcome, LogWorker};
 use crate::wake::{Completion, Outbox, panic_text};
 
 /// Jobs that may wait in the channel.
@@ -21,69 +21,12 @@ const MAX_QUEUED: usize = 256;
 /// How often a full disk is asked for space.
 const NO_SPACE_RETRY: Duration = Duration::from_millis(500);
 
-/// What the thread needs of a log, which is [`LogStore`] but for tests.
-pub(crate) trait Log: Send + 'static {
-    /// See [`LogStore::persist`].
-    fn persist(&mut self, steps: &[Persist]) -> Result<(), DiskError>;
-    /// Answers every other job.
-    fn run(&mut self, job: DiskJob) -> DiskDone;
-    /// See [`LogStore::committed`].
-    fn committed(&mut self, index: LogIndex) -> Result<(), DiskError>;
-    /// See [`LogStore::close`].
-    fn close(self) -> Result<(), DiskError>;
-}
-
-impl Log for LogStore<OsDisk> {
-    fn persist(&mut self, steps: &[Persist]) -> Result<(), DiskError> {
-        Self::persist(self, steps)
-    }
-
-    fn run(&mut self, job: DiskJob) -> DiskDone {
-        match job {
-            DiskJob::Persist(step) => {
-                let result = Self::persist(self, std::slice::from_ref(&step));
-                persisted(result, step.number)
-            }
-            DiskJob::SnapshotTaken(metadata) => {
-                let result = self.snapshot_taken(&metadata).map_err(|error| error.to_string());
-                DiskDone::SnapshotTaken(metadata, result)
-            }
-            DiskJob::ReadEntries(read) => {
-                let result =
-                    self.read_entries(read.first, read.count, u64::MAX).map_err(|error| error.to_string());
-                DiskDone::EntriesRead(read, result)
-            }
-        }
-    }
-
-    fn committed(&mut self, index: LogIndex) -> Result<(), DiskError> {
-        Self::committed(self, index)
-    }
-
-    fn close(self) -> Result<(), DiskError> {
-        Self::close(self)
-    }
-}
-
-/// What goes through the channel.
-#[derive(Debug)]
-enum Job {
-    /// For the core, which hears of the result.
-    Answered(DiskJob),
-    /// What an earlier damage may have cost is made up for up to this index.
-    Committed(LogIndex),
-}
-
-fn persisted(result: Result<(), DiskError>, number: u64) -> DiskDone {
-    DiskDone::Persisted(result.map(|()| number).map_err(|error| error.to_string()))
-}
-
 /// The loop's end.
 #[derive(Debug)]
 pub(crate) struct DiskThread {
-    jobs: Sender<Job>,
+    jobs: Sender<LogJob>,
     /// What the channel had no room for, in order.
-    overflow: VecDeque<Job>,
+    overflow: VecDeque<LogJob>,
     /// Dropped to end the wait for space.
     stopping: Sender<()>,
     thread: JoinHandle<()>,
@@ -102,13 +45,13 @@ impl DiskThread {
 
     /// Queues a job; never waits.
     pub(crate) fn submit(&mut self, job: DiskJob) {
-        self.overflow.push_back(Job::Answered(job));
+        self.overflow.push_back(LogJob::Answered(job));
         self.retry();
     }
 
     /// Tells the log how far it is committed, see [`LogStore::committed`].
     pub(crate) fn submit_committed(&mut self, index: LogIndex) {
-        self.overflow.push_back(Job::Committed(index));
+        self.overflow.push_back(LogJob::Committed(index));
         self.retry();
     }
 
@@ -149,12 +92,15 @@ impl DiskThread {
     }
 }
 
-fn main(mut log: impl Log, queue: &Receiver<Job>, stopped: &Receiver<()>, outbox: &Outbox) {
+fn main(log: impl Log, queue: &Receiver<LogJob>, stopped: &Receiver<()>, outbox: &Outbox) {
     let work = AssertUnwindSafe(|| {
+        let mut worker = LogWorker::new(log);
         while let Ok(first) = queue.recv() {
-            run_batch(&mut log, first, queue, stopped, outbox);
+            worker.push(first);
+            queue.try_iter().take(MAX_QUEUED).for_each(|job| worker.push(job));
+            run_all(&mut worker, stopped, outbox);
         }
-        if let Err(error) = log.close() {
+        if let Err(error) = worker.into_log().close() {
             tracing::error!(%error, "closing the log failed; it is checked at the next start");
         }
     });
@@ -163,63 +109,30 @@ fn main(mut log: impl Log, queue: &Receiver<Job>, stopped: &Receiver<()>, outbox
     }
 }
 
-/// Runs a job and all that wait behind it: runs of steps to persist together, other jobs in their place.
-fn run_batch(log: &mut impl Log, first: Job, queue: &Receiver<Job>, stopped: &Receiver<()>, outbox: &Outbox) {
-    let mut steps = Vec::new();
-    let waiting: Vec<Job> = queue.try_iter().take(MAX_QUEUED).collect();
-    for job in std::iter::once(first).chain(waiting) {
-        match job {
-            Job::Answered(DiskJob::Persist(step)) => steps.push(step),
-            Job::Answered(other) => {
-                persist_all(log, &mut steps, stopped, outbox);
-                outbox.send(Completion::Disk(log.run(other)));
-            }
-            Job::Committed(index) => {
-                persist_all(log, &mut steps, stopped, outbox);
-                // If this fails the log accepts nothing more, and says so with the next step.
-                if let Err(error) = log.committed(index) {
-                    tracing::error!(%error, "the log cannot note that its damage is made up for");
-                }
-            }
-        }
-    }
-    persist_all(log, &mut steps, stopped, outbox);
-}
-
-fn persist_all(log: &mut impl Log, steps: &mut Vec<Persist>, stopped: &Receiver<()>, outbox: &Outbox) {
-    let Some(last) = steps.last() else { return };
-    let number = last.number;
-    let result = persist_with_patience(log, steps, stopped);
-    steps.clear();
-    outbox.send(Completion::Disk(persisted(result, number)));
-}
-
-/// A full disk has changed nothing, so the same steps are tried until there is space again. Meanwhile nothing is
-/// acknowledged: the leader's clients wait, a follower answers no append.
-fn persist_with_patience(
-    log: &mut impl Log,
-    steps: &[Persist],
-    stopped: &Receiver<()>,
-) -> Result<(), DiskError> {
+/// Works off what is queued. A full disk has changed nothing, so the same steps are tried until there is space again.
+/// Meanwhile nothing is acknowledged: the leader's clients wait, a follower answers no append.
+fn run_all(worker: &mut LogWorker<impl Log>, stopped: &Receiver<()>, outbox: &Outbox) {
     let mut warned = false;
-    loop {
-        match log.persist(steps) {
-            Err(error) if error.is_no_space() => {
+    while let Some(outcome) = worker.run_next() {
+        let done = match outcome {
+            LogOutcome::Done(done) => Some(done),
+            LogOutcome::Silent => None,
+            LogOutcome::NoSpace(error) => {
                 if !warned {
                     tracing::error!(%error, "the disk is full; waiting for space");
                     warned = true;
                 }
-                if stopped.recv_timeout(NO_SPACE_RETRY) != Err(RecvTimeoutError::Timeout) {
-                    return Err(error);
+                if stopped.recv_timeout(NO_SPACE_RETRY) == Err(RecvTimeoutError::Timeout) {
+                    continue;
                 }
+                worker.give_up(error)
             }
-            result => {
-                if warned && result.is_ok() {
-                    tracing::info!("the disk has space again");
-                }
-                return result;
-            }
+        };
+        if warned && matches!(done, Some(DiskDone::Persisted(Ok(_)))) {
+            tracing::info!("the disk has space again");
+            warned = false;
         }
+        done.into_iter().for_each(|done| outbox.send(Completion::Disk(done)));
     }
 }
 
@@ -227,7 +140,8 @@ fn persist_with_patience(
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use raft_glue::{Configuration, SnapshotMetadata, Term};
+    use raft_glue::disk::DiskError;
+    use raft_glue::{Configuration, Persist, SnapshotMetadata, Term};
 
     use super::*;
     use crate::wake::tests::outbox;

@@ -2,12 +2,16 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod assembly;
 pub mod client;
 pub mod connector;
 pub mod core;
+pub mod inspect;
+pub mod log_worker;
 pub mod node;
 pub mod node_id;
 pub mod options;
+pub mod snapshot_work;
 
 mod connection;
 mod dialer;
@@ -15,6 +19,7 @@ mod disk_thread;
 mod event_loop;
 mod executor;
 mod listener;
+mod pool;
 mod snapshot_thread;
 mod socket;
 mod startup;

@@ -9,21 +9,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::{Bytes, BytesMut};
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use raft_glue::SnapshotMetadata;
 use raft_glue::disk::{self, OsDisk};
-use vfs::{DatabaseSnapshot, PAGE_SIZE};
-use wire_protocol::snapshot::{encode_database_header, encode_payload_header};
 
 use crate::core::{SnapshotDone, SnapshotJob};
 use crate::options::LiveOptions;
+use crate::snapshot_work;
 use crate::wake::{Completion, Outbox, panic_text};
 
 /// Jobs that may wait: one write, and a read for each peer that lacks too much.
 const MAX_QUEUED: usize = 64;
-/// Pages handed to the file at a time.
-const SLICE_PAGES: u32 = 64;
 /// Added to the thread's nice value.
 const NICENESS: i32 = 10;
 
@@ -106,7 +102,10 @@ fn main(
         if stopping.load(Ordering::Acquire) {
             return;
         }
-        match catch_unwind(AssertUnwindSafe(|| run(disk, live, job, stopping))) {
+        match catch_unwind(AssertUnwindSafe(|| {
+            let goes_on = || !stopping.load(Ordering::Acquire);
+            snapshot_work::run(disk, job, live.snapshot_compression(), now_ms(), goes_on)
+        })) {
             Ok(done) => outbox.send(Completion::Snapshot(done)),
             Err(payload) => {
                 let text = panic_text(&*payload);
@@ -116,155 +115,8 @@ fn main(
     }
 }
 
-fn run(disk: &OsDisk, live: &LiveOptions, job: SnapshotJob, stopping: &AtomicBool) -> SnapshotDone {
-    match job {
-        SnapshotJob::Write { metadata, databases } => {
-            let result = write(disk, &metadata, databases, live.snapshot_compression(), stopping);
-            SnapshotDone::Written { metadata, result }
-        }
-        SnapshotJob::Read { to, metadata } => {
-            let result = disk::read_snapshot(disk, &metadata).map_err(|error| error.to_string());
-            SnapshotDone::Read { to, metadata, result }
-        }
-    }
-}
-
-fn write(
-    disk: &OsDisk,
-    metadata: &SnapshotMetadata,
-    databases: Vec<(Bytes, DatabaseSnapshot)>,
-    compression: bool,
-    stopping: &AtomicBool,
-) -> Result<(), String> {
-    let timestamp_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    let timestamp_ms = u64::try_from(timestamp_ms).unwrap_or(0);
-    let mut payload = Payload::new(databases);
-    let len = payload.len;
-    // Ending early makes the file too short, which fails the write and removes what there is of it.
-    let mut slices =
-        std::iter::from_fn(|| if stopping.load(Ordering::Acquire) { None } else { payload.next() });
-    disk::write_snapshot(disk, metadata, compression, timestamp_ms, &mut slices, len)
-        .map_err(|error| error.to_string())
-}
-
-/// The payload of a snapshot, slice by slice.
-#[derive(Debug)]
-struct Payload {
-    /// Length of all slices together, bytes.
-    len: u64,
-    header: Option<Bytes>,
-    databases: std::vec::IntoIter<(Bytes, DatabaseSnapshot)>,
-    /// The database under way and its next page.
-    current: Option<(DatabaseSnapshot, u32)>,
-}
-
-impl Payload {
-    fn new(databases: Vec<(Bytes, DatabaseSnapshot)>) -> Self {
-        let header = encode_payload_header(databases.len() as u64);
-        let len = header.len() as u64
-            + databases
-                .iter()
-                .map(|(name, snapshot)| {
-                    let size = image_len(snapshot);
-                    encode_database_header(name, size, 0).len() as u64 + size
-                })
-                .sum::<u64>();
-        Self { len, header: Some(header), databases: databases.into_iter(), current: None }
-    }
-}
-
-fn image_len(snapshot: &DatabaseSnapshot) -> u64 {
-    u64::from(snapshot.page_count()) * PAGE_SIZE as u64
-}
-
-impl Iterator for Payload {
-    type Item = Bytes;
-
-    fn next(&mut self) -> Option<Bytes> {
-        if let Some(header) = self.header.take() {
-            return Some(header);
-        }
-        if let Some((snapshot, next)) = &mut self.current
-            && *next <= snapshot.page_count()
-        {
-            let count = SLICE_PAGES.min(snapshot.page_count() - *next + 1);
-            let mut slice = BytesMut::with_capacity(count as usize * PAGE_SIZE);
-            for number in *next..*next + count {
-                slice.extend_from_slice(&snapshot.page(number)[..]);
-            }
-            *next += count;
-            return Some(slice.freeze());
-        }
-        let (name, snapshot) = self.databases.next()?;
-        let header = encode_database_header(&name, image_len(&snapshot), 0);
-        self.current = Some((snapshot, 1));
-        Some(header)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use raft_glue::{Configuration, LogIndex, Term};
-    use vfs::{DatabaseName, Vfs};
-    use wire_protocol::snapshot::PayloadDecoder;
-
-    use super::*;
-
-    fn databases(vfs: &Vfs) -> Vec<(Bytes, DatabaseSnapshot)> {
-        [("small", 1), ("large", 3 * SLICE_PAGES + 5)]
-            .into_iter()
-            .map(|(name, pages)| {
-                let database = vfs.get_or_create(&DatabaseName::replicated(name.as_bytes()).unwrap());
-                let images: Vec<Vec<u8>> = (1..=pages).map(|number| page(number, pages)).collect();
-                database.restore(pages, &mut images.iter().map(Vec::as_slice)).unwrap();
-                (Bytes::from_static(name.as_bytes()), database.snapshot())
-            })
-            .collect()
-    }
-
-    /// A page with its number all over; the first is a header SQLite would accept.
-    fn page(number: u32, pages: u32) -> Vec<u8> {
-        let mut page = vec![u8::try_from(number % 251).unwrap(); PAGE_SIZE];
-        if number == 1 {
-            page[..16].copy_from_slice(b"SQLite format 3\0");
-            page[16..24].copy_from_slice(&[16, 0, 2, 2, 0, 64, 32, 32]);
-            page[24..28].copy_from_slice(&1_u32.to_be_bytes());
-            page[28..32].copy_from_slice(&pages.to_be_bytes());
-            page[92..96].copy_from_slice(&1_u32.to_be_bytes());
-        }
-        page
-    }
-
-    #[test]
-    fn slices_make_the_payload_and_their_length_is_known_before() {
-        let vfs = Vfs::register().unwrap();
-        let payload = Payload::new(databases(&vfs));
-        let len = payload.len;
-        let slices: Vec<Bytes> = payload.collect();
-        assert!(slices.iter().all(|slice| slice.len() <= SLICE_PAGES as usize * PAGE_SIZE));
-        let bytes = Bytes::from(slices.concat());
-        assert_eq!(bytes.len() as u64, len);
-        let decoded: Vec<_> = PayloadDecoder::new(&bytes).unwrap().map(Result::unwrap).collect();
-        assert_eq!(decoded.len(), 2);
-        assert_eq!((&decoded[0].name[..], decoded[0].main.len()), (&b"small"[..], PAGE_SIZE));
-        assert_eq!(decoded[1].main.len(), (3 * SLICE_PAGES as usize + 5) * PAGE_SIZE);
-        let last = &decoded[1].main[decoded[1].main.len() - PAGE_SIZE..];
-        assert_eq!(last, page(3 * SLICE_PAGES + 5, 0));
-    }
-
-    #[test]
-    fn stop_abandons_a_write_and_leaves_no_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let disk = OsDisk::new(directory.path()).unwrap();
-        let vfs = Vfs::register().unwrap();
-        let metadata = SnapshotMetadata {
-            index: LogIndex(7),
-            term: Term(2),
-            configuration: Configuration::default(),
-            configuration_index: LogIndex(1),
-        };
-        let stopping = AtomicBool::new(true);
-        assert!(write(&disk, &metadata, databases(&vfs), true, &stopping).is_err());
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
-    }
+/// Milliseconds since the epoch; they become part of the file's name.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    u64::try_from(since).unwrap_or(0)
 }

@@ -6,28 +6,24 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_channel::Sender;
-use raft_glue::disk::{self, DiskError, LoadError, LogOptions, LogStore, OsDisk};
-use raft_glue::{Config, Loaded, Replica, TrailingStrategy};
+use raft_glue::Loaded;
+use raft_glue::disk::{LogStore, OsDisk};
 use vfs::Vfs;
-use wire_protocol::{Configuration, NodeId, Role, Server};
+use wire_protocol::NodeId;
 
 use crate::address::BoundSocket;
+use crate::assembly;
 use crate::connector::Connect;
-use crate::core::{Core, CoreConfig, restore_payload};
 use crate::dialer::Dialer;
 use crate::disk_thread::DiskThread;
 use crate::event_loop::{EventLoop, Parts, new_poll};
 use crate::executor::{Executor, SqliteThread};
 use crate::listener::Listener;
 use crate::node::NodeError;
-use crate::node_id::BOOTSTRAP_ID;
-use crate::options::{self, NodeOptions};
+use crate::options::NodeOptions;
 use crate::snapshot_thread::SnapshotThread;
 use crate::transport::Transport;
 use crate::wake::Outbox;
-
-/// The other id that may start a cluster, besides go-dqlite's.
-const FIRST_ID: u64 = 1;
 
 /// What a node is made of.
 pub(crate) struct Plan<'a> {
@@ -60,62 +56,14 @@ impl LoadedNode {
 impl Plan<'_> {
     /// Locks and loads the directory; a pristine one becomes the start of a cluster if the id allows that.
     pub(crate) fn load(&self) -> Result<LoadedNode, NodeError> {
-        let (log, loaded) = self.open_log()?;
+        let (log, loaded) = assembly::open_log(self.disk, self.id, self.address, self.options)?;
         let sqlite = SqliteThread::acquire().map_err(NodeError::Thread)?;
         let vfs = sqlite.call(Vfs::register).map_err(|error| NodeError::Sqlite(error.to_string()))?;
-        if let Some(snapshot) = &loaded.snapshot {
-            let payload =
-                disk::read_snapshot(self.disk, snapshot).map_err(|error| NodeError::Load(error.into()))?;
-            if let Err(reason) = restore_payload(&vfs, &payload) {
-                let index = snapshot.index;
-                sqlite.call(move || drop(vfs));
-                return Err(NodeError::Restore(format!("snapshot at index {index}: {reason}")));
-            }
+        if let Err(error) = assembly::restore_databases(self.disk, &vfs, &loaded) {
+            sqlite.call(move || drop(vfs));
+            return Err(error);
         }
         Ok(LoadedNode { log, loaded, sqlite, vfs: Arc::new(vfs) })
-    }
-
-    fn open_log(&self) -> Result<(LogStore<OsDisk>, Loaded), NodeError> {
-        if [FIRST_ID, BOOTSTRAP_ID].contains(&self.id.0) {
-            let server = Server { id: self.id, address: self.address.to_owned(), role: Role::Voter };
-            disk::bootstrap(self.disk, &Configuration { servers: vec![server] }).map_err(
-                |error| match error {
-                    DiskError::Locked => NodeError::Locked,
-                    error => NodeError::Bootstrap(error),
-                },
-            )?;
-        }
-        LogStore::open(self.disk.clone(), self.log_options()).map_err(|error| match error {
-            LoadError::Disk(DiskError::Locked) => NodeError::Locked,
-            error => NodeError::Load(error),
-        })
-    }
-
-    fn log_options(&self) -> LogOptions {
-        LogOptions {
-            trailing: u64::from(self.options.snapshot_trailing()),
-            auto_recovery: self.options.live().auto_recovery(),
-            compression: self.options.live().snapshot_compression(),
-            block_size: self.options.block_size(),
-            ..LogOptions::default()
-        }
-    }
-
-    fn replica_config(&self, loaded: &Loaded) -> Config {
-        let options = self.options;
-        Config {
-            election_timeout_ms: options.election_timeout_ms(),
-            heartbeat_timeout_ms: options.heartbeat_timeout_ms(),
-            seed: RandomState::new().build_hasher().finish(),
-            snapshot_threshold: u64::from(options.snapshot_threshold()),
-            snapshot_trailing: u64::from(options.snapshot_trailing()),
-            trailing_strategy: match options.trailing_strategy() {
-                options::TrailingStrategy::Static => TrailingStrategy::Static,
-                options::TrailingStrategy::Dynamic => TrailingStrategy::Dynamic,
-            },
-            no_vote_until: loaded.no_vote_until,
-            ..Config::new(self.id, self.address)
-        }
     }
 
     /// Puts the node together and starts its threads, all but the loop's own.
@@ -127,15 +75,11 @@ impl Plan<'_> {
     ) -> Result<(EventLoop, Outbox), NodeError> {
         let LoadedNode { log, loaded, sqlite, vfs } = node;
         let origin = Instant::now();
-        let config = self.replica_config(&loaded);
         let made_up_at = loaded.no_vote_until;
-        // An acknowledgement may be as old as a heartbeat when it counts, and nobody else is elected before a whole
-        // election timeout has passed since it was given.
-        let lease_ms = config.election_timeout_ms - config.heartbeat_timeout_ms;
-        let replica = Replica::new(config, loaded, 0).map_err(NodeError::Replica)?;
-        let core_config = CoreConfig { id: self.id, address: self.address.to_owned(), lease_ms };
+        let seed = RandomState::new().build_hasher().finish();
+        let config = assembly::replica_config(self.id, self.address, self.options, seed);
         let live = self.options.live();
-        let core = Core::new(core_config, replica, Arc::clone(&vfs), Arc::clone(live));
+        let core = assembly::core(config, loaded, Arc::clone(&vfs), Arc::clone(live), 0)?;
 
         let listener = Listener::new(bound).map_err(NodeError::Thread)?;
         let (poll, notifier) = new_poll(&listener).map_err(NodeError::Thread)?;

@@ -48,9 +48,9 @@ pub enum Operation {
 #[derive(Clone, Debug)]
 pub struct Transaction {
     /// When the client sent it.
-    pub start_ms: u64,
+    pub start_us: u64,
     /// When the client had the answer.
-    pub end_ms: u64,
+    pub end_us: u64,
     /// How it ended.
     pub ending: Ending,
     /// What it did, in order.
@@ -231,21 +231,21 @@ fn real_time(
 ) {
     let mut by_start: Vec<TransactionId> =
         (0..transactions.len()).filter(|&id| wrote(&transactions[id], positions)).collect();
-    by_start.sort_by_key(|&id| transactions[id].start_ms);
+    by_start.sort_by_key(|&id| transactions[id].start_us);
     for (id, record) in transactions.iter().enumerate() {
         if record.ending != Ending::Committed || !wrote(record, positions) {
             continue;
         }
-        let first = by_start.partition_point(|&other| transactions[other].start_ms <= record.end_ms);
+        let first = by_start.partition_point(|&other| transactions[other].start_us <= record.end_us);
         let mut horizon = u64::MAX;
         for &other in &by_start[first..] {
             let next = &transactions[other];
-            if next.start_ms > horizon {
+            if next.start_us > horizon {
                 break;
             }
             graph[id].push(other);
             if next.ending == Ending::Committed {
-                horizon = horizon.min(next.end_ms);
+                horizon = horizon.min(next.end_us);
             }
         }
     }
@@ -294,8 +294,8 @@ fn cycle(graph: &[Vec<TransactionId>]) -> Option<Vec<TransactionId>> {
 mod tests {
     use super::*;
 
-    fn transaction(start_ms: u64, end_ms: u64, ending: Ending, operations: Vec<Operation>) -> Transaction {
-        Transaction { start_ms, end_ms, ending, operations }
+    fn transaction(start_us: u64, end_us: u64, ending: Ending, operations: Vec<Operation>) -> Transaction {
+        Transaction { start_us, end_us, ending, operations }
     }
 
     fn append(key: u64, value: u64) -> Operation {

@@ -10,11 +10,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::bytes_of::{is_zero, to_usize};
+use super::bytes_of::to_usize;
 use super::file_system::{DirectoryEntry, Disk, File};
-use super::segment::SECTOR;
-
-const SECTOR_LEN: u64 = SECTOR as u64;
+use super::image::{Content, Image, Random, SECTOR_LEN};
 
 /// A data directory in memory. Clones are handles to the same one.
 #[derive(Clone, Debug)]
@@ -65,116 +63,6 @@ struct NameChange {
     added: Option<(String, u64)>,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Content {
-    live: Image,
-    durable: Image,
-    /// Open files; an unlinked file stays readable through them.
-    handles: usize,
-}
-
-/// Sectors that were never written read as zeros.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Image {
-    size: u64,
-    sectors: BTreeMap<u64, Arc<[u8; SECTOR]>>,
-}
-
-impl Image {
-    fn read(&self, buffer: &mut [u8], offset: u64) -> usize {
-        let available = to_usize(self.size.saturating_sub(offset)).min(buffer.len());
-        let mut filled = 0;
-        while filled < available {
-            let at = offset + filled as u64;
-            let within = to_usize(at % SECTOR_LEN);
-            let part = (SECTOR - within).min(available - filled);
-            let target = &mut buffer[filled..filled + part];
-            match self.sectors.get(&(at / SECTOR_LEN)) {
-                Some(sector) => target.copy_from_slice(&sector[within..within + part]),
-                None => target.fill(0),
-            }
-            filled += part;
-        }
-        available
-    }
-
-    fn write(&mut self, bytes: &[u8], offset: u64) {
-        let mut done = 0;
-        while done < bytes.len() {
-            let at = offset + done as u64;
-            let within = to_usize(at % SECTOR_LEN);
-            let part = (SECTOR - within).min(bytes.len() - done);
-            let source = &bytes[done..done + part];
-            done += part;
-            // Preallocated files are nearly all zeros.
-            if is_zero(source) && !self.sectors.contains_key(&(at / SECTOR_LEN)) {
-                continue;
-            }
-            let sector = self.sectors.entry(at / SECTOR_LEN).or_insert_with(|| Arc::new([0; SECTOR]));
-            Arc::make_mut(sector)[within..within + part].copy_from_slice(source);
-        }
-        self.size = self.size.max(offset + bytes.len() as u64);
-    }
-
-    fn resize(&mut self, size: u64) {
-        if size < self.size {
-            self.sectors.retain(|number, _| number * SECTOR_LEN < size);
-            let within = to_usize(size % SECTOR_LEN);
-            if within > 0
-                && let Some(sector) = self.sectors.get_mut(&(size / SECTOR_LEN))
-            {
-                Arc::make_mut(sector)[within..].fill(0);
-            }
-        }
-        self.size = size;
-    }
-
-    fn to_vec(&self) -> Vec<u8> {
-        let mut bytes = vec![0; to_usize(self.size)];
-        self.read(&mut bytes, 0);
-        bytes
-    }
-}
-
-impl Content {
-    /// What a power failure leaves.
-    fn survivor(&self, random: &mut Random) -> Image {
-        let mut image = Image { size: 0, sectors: self.durable.sectors.clone() };
-        for (number, live) in &self.live.sectors {
-            if self.durable.sectors.get(number) != Some(live) && random.coin() {
-                image.sectors.insert(*number, Arc::clone(live));
-            }
-        }
-        for number in self.durable.sectors.keys() {
-            if !self.live.sectors.contains_key(number) && random.coin() {
-                image.sectors.remove(number);
-            }
-        }
-        let size = if random.coin() { self.live.size } else { self.durable.size };
-        image.size = u64::MAX;
-        image.resize(size);
-        image
-    }
-}
-
-/// SplitMix64.
-#[derive(Clone, Copy, Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn coin(&mut self) -> bool {
-        self.next() & 1 == 1
-    }
-}
-
 impl MemoryDisk {
     /// An empty directory. The seed decides what survives a crash.
     #[must_use]
@@ -207,7 +95,7 @@ impl MemoryDisk {
         let mut state = self.state();
         let mut image = Image::default();
         image.write(bytes, 0);
-        let number = state.add_file(Content { live: image.clone(), durable: image, handles: 0 });
+        let number = state.add_file(Content::synced(image));
         state.live_names.insert(name.to_owned(), number);
         state.durable_names.insert(name.to_owned(), number);
     }
@@ -241,7 +129,7 @@ impl MemoryDisk {
         let mut files = BTreeMap::new();
         for number in names.values() {
             let image = state.files[number].survivor(&mut random);
-            files.insert(*number, Content { live: image.clone(), durable: image, handles: 0 });
+            files.insert(*number, Content::synced(image));
         }
         Self::with_state(State {
             seed: random.next(),
@@ -521,7 +409,7 @@ impl File for MemoryFile {
         let failed = match self.change(Kind::Write) {
             Ok(mut state) => {
                 state.grow(self.number, offset + bytes.len() as u64)?;
-                state.content(self.number).live.write(bytes, offset);
+                state.content(self.number).write(bytes, offset);
                 return Ok(());
             }
             Err(error) => error,
@@ -533,7 +421,7 @@ impl File for MemoryFile {
             let end = (offset + part) / SECTOR_LEN * SECTOR_LEN;
             let part = to_usize(end.saturating_sub(offset));
             if state.grow(self.number, offset + part as u64).is_ok() {
-                state.content(self.number).live.write(&bytes[..part], offset);
+                state.content(self.number).write(&bytes[..part], offset);
             }
         }
         Err(failed)
@@ -548,14 +436,13 @@ impl File for MemoryFile {
     }
 
     fn truncate(&self, size: u64) -> io::Result<()> {
-        self.change(Kind::Other)?.content(self.number).live.resize(size);
+        self.change(Kind::Other)?.content(self.number).resize(size);
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.change(Kind::Sync)?;
-        let content = state.content(self.number);
-        content.durable = content.live.clone();
+        state.content(self.number).sync();
         Ok(())
     }
 }

@@ -18,12 +18,16 @@ mod examine;
 mod extent;
 mod file_system;
 mod files;
+mod image;
+mod inspect;
+mod log;
 mod memory;
 mod metadata;
 mod names;
 mod offline;
 mod os;
 mod payload;
+mod read_only;
 mod repair;
 mod retention;
 mod segment;
@@ -34,8 +38,14 @@ mod writer;
 
 pub use error::{DiskError, LoadError};
 pub use file_system::{DirectoryEntry, Disk, File};
+pub use inspect::{
+    Inspection, MetadataFile, MetadataRecord, OtherFile, OtherKind, Problem, Segment, SegmentEnd, Severity,
+    Snapshot, SnapshotContent, Standing, inspect,
+};
 pub use memory::{Fault, MemoryDisk, MemoryFile, MemoryLock};
 pub use offline::{bootstrap, check_metadata, describe_last_entry, recover};
 pub use os::{OsDisk, OsFile, OsLock};
+pub use payload::PayloadDatabase;
+pub use read_only::{ReadOnly, ReadOnlyFile};
 pub use snapshot::{discard_snapshot, read_snapshot, write_snapshot};
 pub use store::{LogOptions, LogStore};

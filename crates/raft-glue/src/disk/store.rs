@@ -103,8 +103,20 @@ impl<D: Disk> LogStore<D> {
 
     /// Publishes the snapshot that [`write_snapshot`] wrote and removes what it makes superfluous: all but the two
     /// newest snapshots, and closed segments that end more than `trailing` entries before it.
+    ///
+    /// A snapshot that is older than the newest one by now is discarded.
     pub fn snapshot_taken(&mut self, metadata: &SnapshotMetadata) -> Result<(), DiskError> {
         self.guarded(|store| {
+            if store.snapshot.as_ref().is_some_and(|newest| newest.index > metadata.index) {
+                return snapshot::discard_snapshot(&store.disk, metadata);
+            }
+            let next = store.next_index();
+            if metadata.index.0 >= next {
+                return Err(DiskError::Invalid(format!(
+                    "the snapshot covers entry {}, but entry {next} is not on disk yet",
+                    metadata.index
+                )));
+            }
             // The entries it covers must be in closed segments before it can be found.
             store.finish_segment()?;
             snapshot::publish(&store.disk, metadata)?;

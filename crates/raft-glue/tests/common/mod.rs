@@ -265,7 +265,10 @@ impl Cluster {
                     let other = self.leaders.insert(term, id);
                     assert!(other.is_none_or(|other| other == id), "two leaders in term {term}");
                 }
-                Output::LostLeadership => self.node(id).proposed.clear(),
+                Output::LostLeadership => {
+                    *self.sent.entry("lost leadership").or_default() += 1;
+                    self.node(id).proposed.clear();
+                }
                 Output::RequestDone { request, result } => self.node(id).done.push((request, result)),
                 Output::Failed(reason) => panic!("node {id} failed: {reason}"),
             }

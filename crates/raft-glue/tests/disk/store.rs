@@ -48,7 +48,7 @@ fn what_was_persisted_is_loaded_after_a_kill_and_after_a_stop() {
             "metadata2"
         ]
     );
-    let (_, loaded) = LogStore::open(disk.clone(), LogOptions::default()).unwrap();
+    let (_, loaded) = LogStore::open(disk, LogOptions::default()).unwrap();
     check_log(&loaded, 1, 41, 1);
 }
 
@@ -234,6 +234,40 @@ fn a_snapshot_that_was_not_published_leaves_nothing() {
     let (_, loaded) = open(&crashed);
     assert_eq!(loaded.snapshot, None);
     assert!(names(&crashed).iter().all(|name| !name.contains("snapshot")));
+}
+
+#[test]
+fn a_snapshot_ahead_of_the_log_is_refused_and_one_behind_a_newer_is_dropped() {
+    let disk = MemoryDisk::new(1);
+    let mut store = fresh(&disk);
+    store.persist(&[step(1, 9, 1)]).unwrap();
+    write(&disk, 10, 1).unwrap();
+    assert!(matches!(store.snapshot_taken(&metadata(10, 1)).unwrap_err(), DiskError::Invalid(_)));
+    store.persist(&[step(10, 10, 1)]).unwrap();
+    store.snapshot_taken(&metadata(10, 1)).unwrap();
+    write(&disk, 8, 1).unwrap();
+    store.persist(&[installed(50, 2)]).unwrap();
+    store.snapshot_taken(&metadata(8, 1)).unwrap();
+    assert!(names(&disk).iter().all(|name| !name.contains("-8-")));
+    assert_eq!(open(&disk.crash()).1.snapshot, Some(metadata(50, 2)));
+}
+
+#[test]
+fn a_whole_preamble_of_zeros_stays_behind_the_last_batch() {
+    let disk = MemoryDisk::new(1);
+    let mut store = fresh(&disk);
+    store.persist(&[step(1, 1, 1)]).unwrap();
+    let used = 8 + 32 + entry(1, 1).data.len();
+    for len in [16 * 1024 - used - 32, 16 * 1024 - used - 40, 16 * 1024 - 40, 40_000 - 24] {
+        let mut filling = step(2, 2, 1);
+        filling.entries[0].data = vec![1; len].into();
+        store.persist(&[filling.clone()]).unwrap();
+        for name in names(&disk).into_iter().filter(|name| name.starts_with("open")) {
+            let content = disk.content(&name).unwrap();
+            assert_eq!(content[content.len() - 16..], [0; 16], "{len} {name}");
+        }
+        assert_eq!(open(&disk.crash()).1.entries[1], filling.entries[0]);
+    }
 }
 
 #[test]

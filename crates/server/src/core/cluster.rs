@@ -129,7 +129,7 @@ impl Core {
     }
 
     /// While leadership is being handed over nothing can be proposed, so nothing may be captured either.
-    fn refuse_commits_during_transfer(&mut self) {
+    fn refuse_commits_during_transfer(&self) {
         let veto = self.replica.transfer_pending().then_some(vfs::Veto::TransferPending);
         for state in self.databases.iter() {
             state.database.set_veto(veto);

@@ -8,6 +8,7 @@
 //! computed from is committed; after leadership is lost nothing of the old generation is proposed or answered.
 
 mod apply;
+mod cancel;
 mod client;
 mod cluster;
 mod database;
@@ -36,6 +37,7 @@ use database::Databases;
 use leader::Proposals;
 
 pub use apply::restore_payload;
+pub(crate) use apply::transaction_of;
 pub use job::{JobClass, SqlDone, SqlJob};
 
 /// Identity of a client socket; never reused.
@@ -74,6 +76,18 @@ pub enum Input {
     ClientEof {
         /// Who.
         client: ClientId,
+    },
+    /// A client closed its sending half, but not all that it has sent was read yet.
+    ClientDeparting {
+        /// Who.
+        client: ClientId,
+    },
+    /// A client sent what cannot be read. What came before is still answered, then the reason is told.
+    ClientUnreadable {
+        /// Who.
+        client: ClientId,
+        /// What is wrong.
+        reason: String,
     },
     /// A client's socket is gone.
     ClientClosed {
@@ -247,6 +261,8 @@ pub struct Core {
     next_gated: u64,
     snapshot_running: bool,
     sql_jobs_out: usize,
+    /// See [`Core::take_jobs_cancelled`].
+    jobs_cancelled: bool,
     stopping: bool,
     stopped: bool,
     failed: Option<String>,
@@ -271,6 +287,7 @@ impl Core {
             next_gated: 0,
             snapshot_running: false,
             sql_jobs_out: 0,
+            jobs_cancelled: false,
             stopping: false,
             stopped: false,
             failed: None,
@@ -284,7 +301,9 @@ impl Core {
         match input {
             Input::ClientOpened { client, protocol } => self.client_opened(client, protocol),
             Input::ClientFrame { client, frame } => self.client_frame(client, frame, now_ms),
-            Input::ClientEof { client } => self.client_eof(client, now_ms),
+            Input::ClientEof { client } => self.client_eof(client, None, now_ms),
+            Input::ClientDeparting { client } => self.client_departing(client, now_ms),
+            Input::ClientUnreadable { client, reason } => self.client_eof(client, Some(reason), now_ms),
             Input::ClientClosed { client } => self.client_closed(client, now_ms),
             Input::ClientDrained { client } => self.client_drained(client, now_ms),
             Input::PeerMessage { from, address, message } => {
@@ -309,6 +328,11 @@ impl Core {
                 return None;
             }
         }
+    }
+
+    /// Whether a job that is out was cancelled since the last call; one that has not begun yet can be ended at once.
+    pub fn take_jobs_cancelled(&mut self) -> bool {
+        std::mem::take(&mut self.jobs_cancelled)
     }
 
     /// When [`Input::Tick`] is wanted besides the regular ticks.
@@ -414,7 +438,7 @@ impl Core {
     fn tick(&mut self, now_ms: u64) {
         self.replica.handle_tick(now_ms);
         self.expire_writers(now_ms);
-        self.cancel_reads_of_departed(now_ms);
+        self.cancel_jobs_of_departed(now_ms);
     }
 
     /// Latches: the node refuses everything from here on, but stays up to be inspected.

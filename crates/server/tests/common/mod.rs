@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod raw;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -40,8 +42,20 @@ impl TestNode {
 
     /// A running node with settings.
     pub(crate) fn start_with(id: u64, configure: fn(&mut Node)) -> Self {
+        Self::start_at(id, unique_address(), configure)
+    }
+
+    /// A running node on TCP.
+    pub(crate) fn start_tcp(id: u64, configure: fn(&mut Node)) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap().to_string();
+        drop(free);
+        Self::start_at(id, address, configure)
+    }
+
+    fn start_at(id: u64, address: String, configure: fn(&mut Node)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut node = Self { id, address: unique_address(), node: None, directory, configure };
+        let mut node = Self { id, address, node: None, directory, configure };
         node.restart();
         node
     }
@@ -162,9 +176,29 @@ pub(crate) fn text(value: &str) -> Value {
     Value::Text(value.to_owned().into())
 }
 
+/// Settings: a writer that finds another one fails at once.
+pub(crate) fn no_patience(node: &mut Node) {
+    node.options_mut().unwrap().live().set_busy_timeout_ms(0);
+}
+
+/// A query that never ends by itself.
+pub(crate) const ENDLESS: &str =
+    "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c";
+
+/// Inserts into `t (n)` for ever.
+pub(crate) const ENDLESS_INSERT: &str = "INSERT INTO t (n) \
+    WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c";
+
 /// The one value of a one-row, one-column query.
 pub(crate) fn one(client: &mut Client, sql: &str) -> Value {
     let result = client.query_sql(sql, &[]).unwrap();
     assert_eq!((result.rows.len(), result.columns.len()), (1, 1), "{sql}");
     result.rows[0][0].clone()
+}
+
+/// A line of `/proc/self/status`, in bytes.
+pub(crate) fn memory(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
 }

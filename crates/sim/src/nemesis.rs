@@ -1,0 +1,161 @@
+//! The faults of the world, as they strike.
+
+use crate::scenario::{MILLISECOND, Nemesis, SECOND};
+use crate::world::{Event, World};
+
+impl World {
+    /// Plans the next strike of a fault.
+    pub(crate) fn plan_strike(&mut self, nemesis: usize) {
+        let (_, mean_us) = self.scenario.nemeses[nemesis];
+        let wait_us = SECOND + self.random.around(mean_us);
+        self.plan(wait_us, Event::Strike { nemesis });
+    }
+
+    pub(crate) fn strike(&mut self, number: usize) {
+        if !self.is_hostile() {
+            return;
+        }
+        self.plan_strike(number);
+        let (nemesis, _) = self.scenario.nemeses[number];
+        let node = self.random.index(self.machines.len());
+        let until_us = self.now_us + 100 * MILLISECOND + self.random.around(4 * SECOND);
+        self.note(node, "fault", [number as u64, until_us], || format!("{nemesis:?}"));
+        self.stats.count(name(nemesis));
+        let factor = self.random.between(5, 100);
+        match nemesis {
+            Nemesis::PowerFailure => self.power_failure_if_up(node),
+            Nemesis::PowerFailureInWrite => {
+                let operations = self.random.below(12);
+                self.machines[node].fails_in_write = Some(operations);
+            }
+            Nemesis::Kill => {
+                if self.machines[node].process.is_some() {
+                    self.kill(node);
+                }
+            }
+            Nemesis::Blackout => {
+                for node in 0..self.machines.len() {
+                    self.power_failure_if_up(node);
+                }
+            }
+            Nemesis::Pause => self.machines[node].paused_until_us = until_us,
+            Nemesis::SlowNode => {
+                self.machines[node].slow = crate::node::Slowness { factor, until_us };
+            }
+            Nemesis::SlowDisk => {
+                self.machines[node].slow_disk = crate::node::Slowness { factor, until_us };
+            }
+            Nemesis::Partition => {
+                let side = self.side();
+                self.cut(|from, to| side[from] != side[to]);
+            }
+            Nemesis::OneWayPartition => {
+                let side = self.side();
+                self.cut(|from, to| side[from] && !side[to]);
+            }
+            Nemesis::PartialPartition => {
+                let other = self.random.index(self.machines.len());
+                self.cut(|from, to| (from == node && to == other) || (from == other && to == node));
+            }
+            Nemesis::ClientPartition => {
+                self.cut_from_clients[node] += 1;
+                self.plan_at(until_us, Event::MendClients { node });
+            }
+            Nemesis::ClockJump => {
+                let by_us = self.random.around(3 * SECOND);
+                if let Some(process) = self.machines[node].process.as_mut() {
+                    process.clock.jump(by_us);
+                    self.wake(node);
+                }
+            }
+            Nemesis::WallClockJump => self.jump_wall_clock(node),
+            Nemesis::FailedWrite => {
+                let number = self.random.between(1, 4);
+                self.machines[node].disk.inject(raft_glue::disk::Fault::Write(number));
+            }
+            Nemesis::FailedSync => {
+                let number = self.random.between(1, 4);
+                self.machines[node].disk.inject(raft_glue::disk::Fault::Sync(number));
+            }
+            Nemesis::NoSpace => {
+                let disk = &self.machines[node].disk;
+                disk.set_capacity(Some(disk.used() + self.random.below(40_000)));
+                self.plan_at(until_us, Event::Space { node });
+            }
+            Nemesis::BitRot | Nemesis::Transfer | Nemesis::Assign | Nemesis::Replace => {}
+        }
+    }
+
+    fn power_failure_if_up(&mut self, node: usize) {
+        if self.machines[node].process.is_some() {
+            self.power_failure(node);
+        }
+    }
+
+    fn jump_wall_clock(&mut self, node: usize) {
+        let by = i64::try_from(self.random.below(20_000_000)).unwrap_or(0) - 10_000_000;
+        self.machines[node].wall_ms = by;
+        if let Some(process) = &self.machines[node].process {
+            process.surroundings.set_wall_ms(by);
+        }
+    }
+
+    /// Two sides, neither of them empty if there are two nodes.
+    fn side(&mut self) -> Vec<bool> {
+        let count = self.machines.len();
+        let mut side: Vec<bool> = (0..count).map(|_| self.random.percent(50)).collect();
+        let turn = self.random.index(count);
+        if side.iter().all(|here| *here == side[0]) {
+            side[turn] = !side[turn];
+        }
+        side
+    }
+
+    /// Cuts these directions for a while.
+    fn cut(&mut self, cuts: impl Fn(usize, usize) -> bool) {
+        let count = self.machines.len();
+        let pairs = (0..count).flat_map(|from| (0..count).map(move |to| (from, to)));
+        let links: Vec<(usize, usize)> = pairs.filter(|&(from, to)| from != to && cuts(from, to)).collect();
+        for &(from, to) in &links {
+            self.network.cut(from, to, self.now_us);
+        }
+        let wait_us = 500 * MILLISECOND + self.random.around(8 * SECOND);
+        self.plan(wait_us, Event::Mend { links });
+    }
+
+    pub(crate) fn mend(&mut self, links: &[(usize, usize)]) {
+        self.note_world("mended", [links.len() as u64, 0], || format!("{links:?}"));
+        for &(from, to) in links {
+            let held = self.network.mend(from, to, self.now_us);
+            for parcel in held {
+                self.resend_parcel(from, to, parcel);
+            }
+        }
+    }
+}
+
+/// Name of a fault in the summary.
+fn name(nemesis: Nemesis) -> &'static str {
+    match nemesis {
+        Nemesis::PowerFailure => "power failure",
+        Nemesis::PowerFailureInWrite => "power failure planned for a write",
+        Nemesis::Kill => "kill",
+        Nemesis::Blackout => "blackout",
+        Nemesis::Pause => "pause",
+        Nemesis::SlowNode => "slow node",
+        Nemesis::Partition => "partition",
+        Nemesis::OneWayPartition => "one-way partition",
+        Nemesis::PartialPartition => "partial partition",
+        Nemesis::ClientPartition => "node cut from clients",
+        Nemesis::ClockJump => "clock jump",
+        Nemesis::WallClockJump => "wall clock jump",
+        Nemesis::SlowDisk => "slow disk",
+        Nemesis::FailedWrite => "failed write",
+        Nemesis::FailedSync => "failed sync",
+        Nemesis::NoSpace => "disk full",
+        Nemesis::BitRot => "bit rot",
+        Nemesis::Transfer => "leadership transfer",
+        Nemesis::Assign => "role change",
+        Nemesis::Replace => "member replaced",
+    }
+}

@@ -1,0 +1,231 @@
+//! What one seed stands for: the cluster, its load, and which faults happen how often.
+//!
+//! Swarm testing: each seed has a random subset of the faults and of the workloads, since one that is always there hides
+//! what needs its absence.
+
+use crate::random::Random;
+
+/// One second in microseconds, the unit of simulated time.
+pub const SECOND: u64 = 1_000_000;
+/// One millisecond.
+pub(crate) const MILLISECOND: u64 = 1_000;
+
+/// Faults that happen to single messages, in parts per million.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MessageFaults {
+    /// Lost without a trace.
+    pub loss: u32,
+    /// Much later than others.
+    pub delay: u32,
+    /// Arrives twice.
+    pub duplication: u32,
+    /// Overtakes those before it.
+    pub reorder: u32,
+    /// A byte is changed on the way, which ends the stream.
+    pub corruption: u32,
+    /// The stream ends and takes with it what is on the way.
+    pub broken_stream: u32,
+}
+
+/// Something that happens to the world now and then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Nemesis {
+    /// A node loses power: what was not synced is lost or torn.
+    PowerFailure,
+    /// A node loses power in the middle of what it is doing to its disk.
+    PowerFailureInWrite,
+    /// The process ends; what it has written stays.
+    Kill,
+    /// All nodes lose power at once.
+    Blackout,
+    /// A node stands still for a while.
+    Pause,
+    /// A node is slow for a while.
+    SlowNode,
+    /// Two groups of nodes cannot talk.
+    Partition,
+    /// One direction between two groups is cut.
+    OneWayPartition,
+    /// Two nodes cannot talk to each other, all others can.
+    PartialPartition,
+    /// Clients and a node cannot talk.
+    ClientPartition,
+    /// The steady clock of a node jumps ahead.
+    ClockJump,
+    /// The wall clock of a node jumps either way.
+    WallClockJump,
+    /// A disk is slow for a while.
+    SlowDisk,
+    /// The next write to a disk fails.
+    FailedWrite,
+    /// The next sync of a disk fails.
+    FailedSync,
+    /// A disk has no space for a while.
+    NoSpace,
+    /// Bits of a disk change while its node is down.
+    BitRot,
+    /// A leader is asked to hand over.
+    Transfer,
+    /// A member is made spare, stand-by or voter.
+    Assign,
+    /// A member is removed, its disk is emptied, and it is added again.
+    Replace,
+}
+
+/// All of them.
+pub(crate) const NEMESES: [Nemesis; 20] = [
+    Nemesis::PowerFailure,
+    Nemesis::PowerFailureInWrite,
+    Nemesis::Kill,
+    Nemesis::Blackout,
+    Nemesis::Pause,
+    Nemesis::SlowNode,
+    Nemesis::Partition,
+    Nemesis::OneWayPartition,
+    Nemesis::PartialPartition,
+    Nemesis::ClientPartition,
+    Nemesis::ClockJump,
+    Nemesis::WallClockJump,
+    Nemesis::SlowDisk,
+    Nemesis::FailedWrite,
+    Nemesis::FailedSync,
+    Nemesis::NoSpace,
+    Nemesis::BitRot,
+    Nemesis::Transfer,
+    Nemesis::Assign,
+    Nemesis::Replace,
+];
+
+/// What a client does in one transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workload {
+    /// One append to a list in one statement.
+    Upsert,
+    /// Reads of and appends to several lists in one transaction over several requests.
+    ListTransaction,
+    /// Reads of several lists, each on its own.
+    ListReads,
+}
+
+/// All of them.
+pub(crate) const WORKLOADS: [Workload; 3] =
+    [Workload::Upsert, Workload::ListTransaction, Workload::ListReads];
+
+/// What one seed stands for.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// The seed itself.
+    pub seed: u64,
+    /// How long faults go on, microseconds.
+    pub duration_us: u64,
+    /// Number of nodes.
+    pub nodes: usize,
+    /// Number of clients.
+    pub clients: usize,
+    /// Mean pause of a client between two transactions, microseconds.
+    pub think_us: u64,
+    /// Mean way of a message, microseconds.
+    pub latency_us: u64,
+    /// Mean time of a sync, microseconds.
+    pub sync_us: u64,
+    /// Mean time of a statement, microseconds.
+    pub sql_us: u64,
+    /// What a node is told with `dqlite_node_set_network_latency_ms`, if anything.
+    pub network_latency_ms: Option<u32>,
+    /// Applied entries between snapshots.
+    pub snapshot_threshold: u32,
+    /// Entries kept behind a snapshot.
+    pub snapshot_trailing: u32,
+    /// Whether snapshots are compressed.
+    pub compression: bool,
+    /// Size of open segments, bytes.
+    pub segment_size: u64,
+    /// Entries in memory, bytes.
+    pub log_cache_bytes: u64,
+    /// Frames of a WAL that wait for backfill.
+    pub checkpoint_threshold: u32,
+    /// How long a writer waits for its turn, milliseconds; the default if there is none.
+    pub busy_timeout_ms: Option<u32>,
+    /// Rates of the steady clocks, parts per million of deviation at most.
+    pub clock_drift: u64,
+    /// Faults of messages.
+    pub messages: MessageFaults,
+    /// Faults of the world and the mean time between two of a kind, microseconds.
+    pub nemeses: Vec<(Nemesis, u64)>,
+    /// What clients do.
+    pub workloads: Vec<Workload>,
+}
+
+impl Scenario {
+    /// The world of this seed.
+    #[must_use]
+    pub fn draw(seed: u64, duration_us: u64) -> Self {
+        let mut random = Random::new(seed ^ 0x5ca1_ab1e);
+        let nodes = *random.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 5, 5]);
+        let threshold = *random.pick(&[8, 16, 32, 64, 128, 256, 1024]);
+        let trailing = threshold.max(*random.pick(&[4, 8, 32, 128, 1024]));
+        let messages = draw_message_faults(&mut random);
+        let nemeses = draw_nemeses(&mut random);
+        let mut workloads: Vec<Workload> = WORKLOADS.iter().copied().filter(|_| random.percent(60)).collect();
+        if workloads.is_empty() {
+            workloads.push(*random.pick(&WORKLOADS));
+        }
+        Self {
+            seed,
+            duration_us,
+            nodes,
+            clients: *random.pick(&[2, 3, 4, 5, 6, 8]),
+            think_us: *random.pick(&[100, 300, 500, 1000, 2000]) * MILLISECOND,
+            latency_us: *random.pick(&[100, 200, 500, 1000, 5000, 20_000]),
+            sync_us: *random.pick(&[100, 500, 2000, 5000, 20_000]),
+            sql_us: *random.pick(&[50, 100, 300, 2000]),
+            network_latency_ms: random.percent(20).then(|| *random.pick(&[60, 100, 150])),
+            snapshot_threshold: threshold,
+            snapshot_trailing: trailing,
+            compression: random.percent(50),
+            segment_size: *random.pick(&[64, 128, 256, 1024]) * 1024,
+            log_cache_bytes: *random.pick(&[1 << 14, 1 << 17, 1 << 20, 64 << 20]),
+            checkpoint_threshold: *random.pick(&[1, 8, 64, 1000]),
+            busy_timeout_ms: random.percent(30).then(|| *random.pick(&[0, 50, 1000])),
+            clock_drift: *random.pick(&[0, 0, 100, 1000, 20_000]),
+            messages,
+            nemeses,
+            workloads,
+        }
+    }
+
+    /// Whether this fault of the world is on.
+    #[must_use]
+    pub(crate) fn has(&self, nemesis: Nemesis) -> bool {
+        self.nemeses.iter().any(|(other, _)| *other == nemesis)
+    }
+}
+
+fn draw_message_faults(random: &mut Random) -> MessageFaults {
+    let quiet = random.percent(25);
+    let mut rate = |most: u64| {
+        if quiet || random.percent(50) { 0 } else { u32::try_from(random.around(most)).unwrap_or(0) }
+    };
+    MessageFaults {
+        loss: rate(10_000),
+        delay: rate(10_000),
+        duplication: rate(10_000),
+        reorder: rate(10_000),
+        corruption: rate(1_000),
+        broken_stream: rate(3_000),
+    }
+}
+
+fn draw_nemeses(random: &mut Random) -> Vec<(Nemesis, u64)> {
+    // A fifth of all seeds has no fault of this kind, others some or most.
+    let share = *random.pick(&[0, 15, 15, 30, 50]);
+    let mut drawn = Vec::new();
+    for nemesis in NEMESES {
+        let on = random.percent(share);
+        let mean_s = *random.pick(&[8, 15, 30, 60]);
+        if on {
+            drawn.push((nemesis, mean_s * SECOND));
+        }
+    }
+    drawn
+}

@@ -1,0 +1,309 @@
+//! The simulated world: time, what is going to happen, and everything it happens to.
+//!
+//! One thread, one source of chance, one queue of events ordered by time and then by when they were planned.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use raft_glue::NodeId;
+
+use crate::client::Client;
+use crate::history::History;
+use crate::network::{Network, Parcel};
+use crate::node::Machine;
+use crate::oracle::{Oracle, Violation};
+use crate::random::Random;
+use crate::scenario::{Nemesis, SECOND, Scenario};
+use crate::sockets::Socket;
+use crate::stats::Stats;
+use crate::trace::{Detail, Kept, Trace};
+use crate::workload::Author;
+
+/// Something that is going to happen.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The loop of a node turns.
+    Turn { node: usize, epoch: u64 },
+    /// The disk of a node has done the next thing.
+    Disk { node: usize, epoch: u64 },
+    /// The loop of a node hears what the disk has done.
+    DiskDone { node: usize, epoch: u64, done: server::core::DiskDone },
+    /// SQL runs.
+    SqlRuns { node: usize, epoch: u64, job: u64 },
+    /// The loop of a node hears what came of SQL.
+    SqlDone { node: usize, epoch: u64, job: u64 },
+    /// The snapshot thread of a node has done the next thing.
+    Snapshot { node: usize, epoch: u64 },
+    /// A raft message arrives.
+    Parcel { from: usize, to: usize, stream: u64, parcel: Parcel },
+    /// A node hears that a peer could not be reached.
+    Unreachable { node: usize, epoch: u64, peer: usize, snapshot: bool },
+    /// What waited for a node, or for the end of a cut, is sent.
+    Resend { from: usize, to: usize },
+    /// Bytes of a client arrive.
+    ToServer { socket: u64, bytes: bytes::Bytes },
+    /// The other end of a client's socket is gone.
+    ServerHangup { socket: u64 },
+    /// The socket of a client has taken everything.
+    Drained { socket: u64 },
+    /// Bytes of a node arrive at a client.
+    ToClient { socket: u64, bytes: bytes::Bytes },
+    /// The node has closed the socket.
+    ClientHangup { socket: u64 },
+    /// A client goes on, or gives up waiting.
+    Alarm { client: usize, alarm: u64 },
+    /// A node starts.
+    Start { node: usize },
+    /// A fault strikes.
+    Strike { nemesis: usize },
+    /// A cut ends.
+    Mend { links: Vec<(usize, usize)> },
+    /// A node can be reached by clients again.
+    MendClients { node: usize },
+    /// A disk has space again.
+    Space { node: usize },
+}
+
+struct Planned {
+    at_us: u64,
+    order: u64,
+    event: Event,
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at_us, self.order) == (other.at_us, other.order)
+    }
+}
+
+impl Eq for Planned {}
+
+impl PartialOrd for Planned {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Planned {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at_us, self.order).cmp(&(other.at_us, other.order))
+    }
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Faults happen.
+    Hostile,
+    /// Everything works, and must work.
+    Healed,
+    /// Clients are done; nodes must become equal.
+    Settling,
+}
+
+/// The world.
+pub struct World {
+    pub(crate) scenario: Scenario,
+    pub(crate) random: Random,
+    pub(crate) now_us: u64,
+    pub(crate) phase: Phase,
+    queue: BinaryHeap<Reverse<Planned>>,
+    order: u64,
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) network: Network,
+    pub(crate) sockets: BTreeMap<u64, Socket>,
+    pub(crate) next_socket: u64,
+    pub(crate) cut_from_clients: Vec<u32>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) author: Author,
+    pub(crate) history: History,
+    pub(crate) oracle: Oracle,
+    pub(crate) trace: Trace,
+    pub(crate) stats: Stats,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Report {
+    /// Hash of everything that happened.
+    pub hash: u64,
+    /// Number of events.
+    pub events: u64,
+    /// What was counted.
+    pub stats: Stats,
+    /// What went wrong, if anything did.
+    pub violation: Option<Violation>,
+    /// The last events, if they were kept.
+    pub last_events: Vec<String>,
+}
+
+impl Report {
+    /// Of a run that ended in a panic.
+    #[must_use]
+    pub fn of_panic(violation: Violation, last_events: Vec<String>) -> Self {
+        Self { hash: 0, events: 0, stats: Stats::default(), violation: Some(violation), last_events }
+    }
+}
+
+impl World {
+    /// The world of a scenario, before anything has happened.
+    #[must_use]
+    pub fn new(scenario: Scenario, detail: Detail) -> Self {
+        let mut random = Random::new(scenario.seed);
+        let machines =
+            (1..=scenario.nodes as u64).map(|id| Machine::new(NodeId(id), random.number())).collect();
+        let mut world = Self {
+            random,
+            now_us: 0,
+            phase: Phase::Hostile,
+            queue: BinaryHeap::new(),
+            order: 0,
+            machines,
+            network: Network::new(scenario.nodes, scenario.latency_us),
+            sockets: BTreeMap::new(),
+            next_socket: 1,
+            cut_from_clients: vec![0; scenario.nodes],
+            clients: (0..scenario.clients).map(|_| Client::default()).collect(),
+            author: Author::default(),
+            history: History::default(),
+            oracle: Oracle::default(),
+            trace: Trace::new(detail),
+            stats: Stats::default(),
+            scenario,
+        };
+        world.prepare();
+        world
+    }
+
+    fn prepare(&mut self) {
+        self.found_cluster();
+        for node in 0..self.machines.len() {
+            let at_us = self.random.below(SECOND);
+            self.plan(at_us, Event::Start { node });
+        }
+        for client in 0..self.clients.len() {
+            let wait_us = self.random.below(5 * SECOND);
+            self.wake_client(client, wait_us);
+        }
+        for nemesis in 0..self.scenario.nemeses.len() {
+            self.plan_strike(nemesis);
+        }
+    }
+
+    /// Plans an event for a moment from now.
+    pub(crate) fn plan(&mut self, after_us: u64, event: Event) {
+        self.plan_at(self.now_us + after_us, event);
+    }
+
+    /// Plans an event.
+    pub(crate) fn plan_at(&mut self, at_us: u64, event: Event) {
+        self.order += 1;
+        self.queue.push(Reverse(Planned { at_us: at_us.max(self.now_us), order: self.order, event }));
+    }
+
+    /// The last events as they are at any moment, also after a panic.
+    #[must_use]
+    pub fn last_events(&self) -> Kept {
+        self.trace.kept()
+    }
+
+    /// Lets everything happen and checks what can be checked.
+    #[must_use]
+    pub fn run(mut self) -> Report {
+        let result = self.live();
+        self.stats.simulated_us = self.now_us;
+        self.stats.images = self.oracle.images() as u64;
+        Report {
+            hash: self.trace.hash(),
+            events: self.trace.events(),
+            violation: result.err(),
+            last_events: self.trace.kept().take(),
+            stats: self.stats,
+        }
+    }
+
+    fn live(&mut self) -> Result<(), Violation> {
+        self.run_until(self.scenario.duration_us)?;
+        self.heal();
+        self.demand_progress()?;
+        self.settle()?;
+        self.final_checks()
+    }
+
+    /// Runs until this moment.
+    pub(crate) fn run_until(&mut self, until_us: u64) -> Result<(), Violation> {
+        while self.queue.peek().is_some_and(|Reverse(next)| next.at_us < until_us) {
+            let Some(Reverse(next)) = self.queue.pop() else { break };
+            self.now_us = next.at_us;
+            self.happen(next.event)?;
+        }
+        self.now_us = until_us;
+        Ok(())
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), Violation> {
+        match event {
+            Event::Turn { node, epoch } => self.turn(node, epoch)?,
+            Event::Disk { node, epoch } => self.disk_works(node, epoch)?,
+            Event::DiskDone { node, epoch, done } => self.disk_done(node, epoch, done),
+            Event::SqlRuns { node, epoch, job } => self.sql_runs(node, epoch, job),
+            Event::SqlDone { node, epoch, job } => self.sql_done(node, epoch, job),
+            Event::Snapshot { node, epoch } => self.snapshot_works(node, epoch),
+            Event::Parcel { from, to, stream, parcel } => self.parcel_arrives(from, to, stream, parcel),
+            Event::Unreachable { node, epoch, peer, snapshot } => {
+                self.unreachable(node, epoch, peer, snapshot);
+            }
+            Event::Resend { from, to } => self.resend(from, to),
+            Event::ToServer { socket, bytes } => self.bytes_arrive_at_server(socket, &bytes),
+            Event::ServerHangup { socket } => self.server_hangup(socket),
+            Event::Drained { socket } => self.drained(socket),
+            Event::ToClient { socket, bytes } => self.bytes_arrive_at_client(socket, &bytes)?,
+            Event::ClientHangup { socket } => self.client_hangup(socket),
+            Event::Alarm { client, alarm } => self.alarm(client, alarm),
+            Event::Start { node } => self.start(node)?,
+            Event::Strike { nemesis } => self.strike(nemesis),
+            Event::Mend { links } => self.mend(&links),
+            Event::MendClients { node } => self.cut_from_clients[node] -= 1,
+            Event::Space { node } => self.machines[node].disk.set_capacity(None),
+        }
+        Ok(())
+    }
+
+    /// Notes an event of a node.
+    pub(crate) fn note(
+        &mut self,
+        node: usize,
+        what: &'static str,
+        numbers: [u64; 2],
+        text: impl FnOnce() -> String,
+    ) {
+        let id = self.machines[node].id.0;
+        self.trace.event(self.now_us, id, what, numbers, text);
+    }
+
+    /// Notes an event of the world.
+    pub(crate) fn note_world(
+        &mut self,
+        what: &'static str,
+        numbers: [u64; 2],
+        text: impl FnOnce() -> String,
+    ) {
+        self.trace.event(self.now_us, 0, what, numbers, text);
+    }
+
+    /// Whether the node exists in this life.
+    pub(crate) fn lives(&self, node: usize, epoch: u64) -> bool {
+        let machine = &self.machines[node];
+        machine.epoch == epoch && machine.process.is_some()
+    }
+
+    /// Whether a fault of the world is still to come.
+    pub(crate) fn is_hostile(&self) -> bool {
+        self.phase == Phase::Hostile
+    }
+
+    /// Whether this fault is part of the scenario.
+    pub(crate) fn suffers(&self, nemesis: Nemesis) -> bool {
+        self.scenario.has(nemesis)
+    }
+}
