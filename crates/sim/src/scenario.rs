@@ -108,7 +108,8 @@ pub enum Workload {
 }
 
 /// All of them.
-pub(crate) const WORKLOADS: [Workload; 3] = [Workload::Upsert, Workload::ListTransaction, Workload::ListReads];
+pub(crate) const WORKLOADS: [Workload; 3] =
+    [Workload::Upsert, Workload::ListTransaction, Workload::ListReads];
 
 /// What one seed stands for.
 #[derive(Clone, Debug)]
