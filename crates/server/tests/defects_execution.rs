@@ -6,7 +6,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::raw::{RawClient, exec_sql, exec_sql_with, prepare, query_sql};
+use common::raw::{LEADER, RawClient, exec_sql, exec_sql_with, message, prepare, query_sql};
 use common::{ENDLESS, ENDLESS_INSERT, TestNode, eventually, one};
 use wire_protocol::{Params, Request, Response, RowsEnd, Value};
 
@@ -246,9 +246,7 @@ fn departure_ends_reads_writes_and_waits() {
         // More requests than are read ahead stand between the query and the end of the stream.
         let mut talker = RawClient::open(&node.address);
         talker.request(&query_sql(ENDLESS));
-        for _ in 0..500 {
-            talker.request(&Request::Leader);
-        }
+        talker.send(&message(LEADER, 0, &[0; 8]).repeat(500));
         drop(talker);
         // A reader of the pool becomes free for this one.
         prompt(|| assert_eq!(one(&mut other, "SELECT 5"), Value::Integer(5)));
@@ -266,6 +264,24 @@ fn departure_ends_reads_writes_and_waits() {
     drop(writer);
     prompt(|| other.exec_sql("INSERT INTO t VALUES (2)", &[]).unwrap());
     assert_eq!(one(&mut other, "SELECT group_concat(n) FROM t"), common::text("2"));
+}
+
+#[test]
+fn a_client_that_sends_no_more_gets_all_its_answers() {
+    // As C. What it waits for too long is ended with a failure: it may be gone altogether.
+    let node = TestNode::start_tcp(1, |_| {});
+    let mut client = RawClient::open(&node.address);
+    run(&mut client, "CREATE TABLE t (n INTEGER)");
+    client.request(&query_sql(ENDLESS));
+    client.request(&exec_sql("INSERT INTO t VALUES (1)"));
+    client.request(&query_sql(ENDLESS));
+    client.request(&query_sql("SELECT count(*) FROM t"));
+    client.half_close();
+    assert_eq!(client.failure(), (INTERRUPTED, "interrupted".to_owned()));
+    assert!(matches!(client.response(), Response::Result { rows_affected: 1, .. }));
+    assert_eq!(client.failure(), (INTERRUPTED, "interrupted".to_owned()));
+    assert!(matches!(client.response(), Response::Rows(rows) if rows.rows == [[Value::Integer(1)]]));
+    client.expect_closed();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::client::{Client, RequestKind, RequestState};
 use super::database::DatabaseId;
-use super::gateway::codes;
+use super::gateway::{INTERRUPT_KIND, codes};
 use super::job::{JobClass, Work};
 use super::{ClientId, Core, limits};
 
@@ -28,13 +28,15 @@ impl Core {
 
     /// Acts on an INTERRUPT that arrived while the request was on its way from one step to the next.
     pub(super) fn interrupt_if_asked(&mut self, client: ClientId, now_ms: u64) {
-        let asked = self
-            .clients
-            .get(&client)
-            .is_some_and(|state| state.inbox.front().is_some_and(|frame| frame.kind == 10));
-        if asked {
+        if self.is_interrupted(client) {
             self.interrupt(client, now_ms);
         }
+    }
+
+    /// Whether an INTERRUPT stands behind the request in progress; its answer is that of a query it ended.
+    pub(super) fn is_interrupted(&self, client: ClientId) -> bool {
+        let next = self.clients.get(&client).and_then(|state| state.inbox.front());
+        next.is_some_and(|frame| frame.kind == INTERRUPT_KIND)
     }
 
     fn interrupt_queued(&mut self, client: ClientId, now_ms: u64) {
@@ -106,9 +108,10 @@ impl Core {
             else {
                 return false;
             };
+            let age_ms = now_ms.saturating_sub(departed_at_ms.max(running.since_ms));
             match running.class {
-                JobClass::Reader => now_ms >= departed_at_ms + limits::EOF_READ_GRACE_MS,
-                JobClass::Writer => now_ms >= departed_at_ms + limits::EOF_WRITE_GRACE_MS,
+                JobClass::Reader => age_ms >= limits::EOF_READ_GRACE_MS,
+                JobClass::Writer => age_ms >= limits::EOF_WRITE_GRACE_MS,
                 JobClass::Short => false,
             }
         };

@@ -72,6 +72,8 @@ pub(super) enum RequestState {
 pub(super) struct Running {
     pub(super) class: JobClass,
     pub(super) kind: RequestKind,
+    /// When it was given out.
+    pub(super) since_ms: u64,
 }
 
 /// What the request in progress may do, as far as an answer for a broken one depends on it.

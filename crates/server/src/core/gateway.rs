@@ -23,7 +23,7 @@ pub(super) mod codes {
     pub(in crate::core) const LEADERSHIP_LOST: u64 = 10506;
 }
 
-const INTERRUPT_KIND: u8 = 10;
+pub(super) const INTERRUPT_KIND: u8 = 10;
 const CONNECT_KIND: u8 = 11;
 
 impl Core {

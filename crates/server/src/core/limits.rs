@@ -38,7 +38,7 @@ pub const MAX_MERGED_LEN: usize = 1024 * 1024;
 /// Bytes of a DUMP handed to the socket at a time.
 pub const DUMP_CHUNK_LEN: usize = 1024 * 1024;
 
-/// How long a read goes on for a client that closed its sending half (it may be gone altogether), milliseconds.
+/// How long one read goes on for a client that closed its sending half (it may be gone altogether), milliseconds.
 pub const EOF_READ_GRACE_MS: u64 = 1_000;
 
 /// The same for a statement that holds the writer lane, milliseconds.

@@ -257,6 +257,8 @@ pub struct Core {
     /// Clients in [`RequestState::Barrier`], in order of arrival.
     barrier: VecDeque<ClientId>,
     cluster_requests: BTreeMap<RequestId, ClientId>,
+    /// Time of the newest input or poll.
+    now_ms: u64,
     next_request: u64,
     next_gated: u64,
     snapshot_running: bool,
@@ -283,6 +285,7 @@ impl Core {
             proposals: Proposals::default(),
             barrier: VecDeque::new(),
             cluster_requests: BTreeMap::new(),
+            now_ms: 0,
             next_request: 1,
             next_gated: 0,
             snapshot_running: false,
@@ -298,6 +301,7 @@ impl Core {
     /// Takes one input. What follows from it comes out of [`Self::poll_output`]; feeding all inputs of a turn before
     /// polling lets proposals of several clients share one write and one message.
     pub fn handle(&mut self, input: Input, now_ms: u64) {
+        self.now_ms = now_ms;
         match input {
             Input::ClientOpened { client, protocol } => self.client_opened(client, protocol),
             Input::ClientFrame { client, frame } => self.client_frame(client, frame, now_ms),
@@ -320,6 +324,7 @@ impl Core {
 
     /// The next thing to do, in order; `None` when there is nothing until the next input.
     pub fn poll_output(&mut self, now_ms: u64) -> Option<Output> {
+        self.now_ms = now_ms;
         loop {
             if let Some(output) = self.outputs.pop_front() {
                 return Some(output);

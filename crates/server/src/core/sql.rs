@@ -103,7 +103,7 @@ impl Core {
         work: Work,
     ) {
         if let Some(state) = self.clients.get_mut(&client) {
-            state.request = RequestState::Running(Running { class, kind });
+            state.request = RequestState::Running(Running { class, kind, since_ms: self.now_ms });
         }
         self.sql_jobs_out += 1;
         self.outputs.push_back(Output::Sql(SqlJob { client, class, session, work }));
@@ -253,6 +253,9 @@ impl Core {
                     GatedReply { client, bytes: reply, more: true, batch: false },
                     now_ms,
                 );
+            }
+            Outcome::Cancelled if running.kind == RequestKind::Query && !self.is_interrupted(client) => {
+                self.refuse(client, codes::INTERRUPT, "interrupted", now_ms);
             }
             Outcome::Cancelled => self.finish(client, now_ms),
             Outcome::Opened { .. } | Outcome::OpenFailed(_) | Outcome::Closed => {}
