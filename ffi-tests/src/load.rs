@@ -13,6 +13,8 @@ pub const DATABASE: &str = "app.db";
 pub const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, s TEXT)";
 /// Keys of one writer lie together.
 const KEYS_PER_WRITER: i64 = 1 << 32;
+/// One attempt to find the leader; a writer that is told to stop meanwhile stops behind it.
+const ATTEMPT: Duration = Duration::from_millis(250);
 /// SQLITE_BUSY.
 const BUSY: u64 = 5;
 
@@ -93,7 +95,7 @@ pub fn write(addresses: &[String], writer: i64, len: usize, stop: &AtomicBool) -
     while !stop.load(Ordering::Relaxed) {
         let Some(client) = leader.as_mut() else {
             // Nobody may lead for a while; whoever tries again finds the stop sign first.
-            leader = connect_leader(addresses, Duration::from_secs(1)).ok().and_then(|mut client| {
+            leader = connect_leader(addresses, ATTEMPT).ok().and_then(|mut client| {
                 client.open(DATABASE).ok()?;
                 Some(client)
             });

@@ -187,8 +187,10 @@ fn there_and_back(our_options: &[&str], end: End) {
     let Some((ours, c)) = libraries() else { return };
     let ours = Stay { options: our_options, end, ..Stay::new(&ours) };
     let c = Stay { end, ..Stay::new(&c) };
-    tour(&[ours, c, ours, c]);
-    tour(&[c, ours, c]);
+    std::thread::scope(|scope| {
+        scope.spawn(|| tour(&[ours, c, ours, c]));
+        scope.spawn(|| tour(&[c, ours, c]));
+    });
 }
 
 fn has_compression_setting() -> bool {
@@ -220,14 +222,12 @@ fn with_snapshots_that_are_not_compressed() {
 #[test]
 fn after_recoveries() {
     let Some((ours, c)) = libraries() else { return };
-    let compressions: &[&[&str]] =
-        if has_compression_setting() { &[&["compression=1"], &["compression=0"]] } else { &[&[]] };
-    for options in compressions {
-        for end in [End::Stop, End::Kill] {
-            let ours = Stay { options, end, ..Stay::new(&ours) };
-            let c = Stay { end, ..Stay::new(&c) };
-            tour(&[c, Stay { begin: Begin::Recover, ..ours }, Stay { begin: Begin::Recover, ..c }, ours, c]);
-        }
+    let options: [&[&str]; 2] =
+        if has_compression_setting() { [&["compression=1"], &["compression=0"]] } else { [&[], &[]] };
+    for (options, end) in options.into_iter().zip([End::Stop, End::Kill]) {
+        let ours = Stay { options, end, ..Stay::new(&ours) };
+        let c = Stay { end, ..Stay::new(&c) };
+        tour(&[c, Stay { begin: Begin::Recover, ..ours }, Stay { begin: Begin::Recover, ..c }, ours, c]);
     }
     // What one library recovered is started by the other.
     let (ours, c) = (Stay::new(&ours), Stay::new(&c));
