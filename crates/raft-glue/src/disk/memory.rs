@@ -322,7 +322,7 @@ impl Disk for MemoryDisk {
         state.name_changes.clear();
         // Content that no name leads to any more, live or durable, cannot come back.
         let State { files, live_names, .. } = &mut *state;
-        let kept: std::collections::BTreeSet<u64> = live_names.values().copied().collect();
+        let kept: BTreeSet<u64> = live_names.values().copied().collect();
         files.retain(|number, content| content.handles > 0 || kept.contains(number));
         Ok(())
     }
