@@ -6,7 +6,7 @@
 //!
 //! Faults are injected by number of operation, so that a test can try every place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
