@@ -460,7 +460,7 @@ mod tests {
         disk.sync_directory().unwrap();
         file.write_at(&[2; 2000], 1000).unwrap();
         disk.rename("a", "b").unwrap();
-        let mut outcomes = std::collections::BTreeSet::new();
+        let mut outcomes = BTreeSet::new();
         for seed in 0..200 {
             let after = disk.crash_with(seed);
             let (name, content) = match (after.content("a"), after.content("b")) {
