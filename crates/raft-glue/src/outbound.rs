@@ -52,9 +52,15 @@ impl Replica {
 
     fn append_entries(&mut self, to: NodeId, message: &mut Message) -> Option<rpc::Message> {
         let leading = self.leading?;
-        let prev = message.index;
         let matched = self.raw.raft.prs().get(to.0)?.matched;
         let mut entries: Vec<RaftEntry> = message.take_entries().into();
+        // raft-rs adds entries to an append without any that still waits to be sent, wherever that one refers to.
+        let prev = entries.first().map_or(message.index, |first| first.index - 1);
+        let prev_term = if prev == message.index {
+            message.log_term
+        } else {
+            self.raw.raft.raft_log.term(prev).ok()?
+        };
         if matched < leading.first_index {
             if prev == 0 && self.raw.store().snapshot_metadata().is_some() {
                 // A C node whose log is compacted aborts on entries from the very beginning.
@@ -74,7 +80,7 @@ impl Replica {
         Some(rpc::Message::AppendEntries(AppendEntries {
             term: Term(message.term),
             prev_log_index: LogIndex(prev),
-            prev_log_term: Term(message.log_term),
+            prev_log_term: Term(prev_term),
             leader_commit: LogIndex(message.commit.min(covered)),
             entries: entries.iter().map(from_raft).collect(),
         }))
