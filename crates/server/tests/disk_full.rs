@@ -140,7 +140,11 @@ impl Alone {
     }
 
     fn open(&mut self, name: &'static str) {
-        self.request(&Request::Open { name: Bytes::from_static(name.as_bytes()), flags: 0, vfs: Bytes::new() });
+        self.request(&Request::Open {
+            name: Bytes::from_static(name.as_bytes()),
+            flags: 0,
+            vfs: Bytes::new(),
+        });
         assert!(matches!(self.answer(), Some(Response::Database { .. })));
     }
 
@@ -278,7 +282,8 @@ fn a_node_on_a_full_file_system_recovers_by_itself() {
     // Room for one more segment besides the reserve.
     common::eventually("the reserve is there", || {
         let names = std::fs::read_dir(&directory).unwrap();
-        names.filter(|name| name.as_ref().unwrap().file_name().to_str().unwrap().starts_with("open-")).count() == 3
+        names.filter(|name| name.as_ref().unwrap().file_name().to_str().unwrap().starts_with("open-")).count()
+            == 3
     });
     let ballast = small.0.path().join("ballast");
     std::fs::write(&ballast, vec![1; 6 << 20]).unwrap();
