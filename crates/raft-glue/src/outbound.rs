@@ -56,11 +56,8 @@ impl Replica {
         let mut entries: Vec<RaftEntry> = message.take_entries().into();
         // raft-rs adds entries to an append without any that still waits to be sent, wherever that one refers to.
         let prev = entries.first().map_or(message.index, |first| first.index - 1);
-        let prev_term = if prev == message.index {
-            message.log_term
-        } else {
-            self.raw.raft.raft_log.term(prev).ok()?
-        };
+        let prev_term =
+            if prev == message.index { message.log_term } else { self.raw.raft.raft_log.term(prev).ok()? };
         if matched < leading.first_index {
             if prev == 0 && self.raw.store().snapshot_metadata().is_some() {
                 // A C node whose log is compacted aborts on entries from the very beginning.
