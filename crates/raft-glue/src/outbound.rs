@@ -5,7 +5,8 @@
 //!
 //! - an append with entries to a peer that is not known to hold an entry of this leadership reaches to our last one;
 //! - an append without entries refers to an entry of this leadership;
-//! - the commit index never lies beyond what the message covers.
+//! - the commit index never lies beyond what the message covers;
+//! - entries follow the previous one without a gap or an overlap: C's messages do not number them.
 
 use raft::eraftpb::{Entry as RaftEntry, Message, MessageType};
 use raft::{GetEntriesContext, ProgressState, StateRole};
@@ -52,12 +53,9 @@ impl Replica {
 
     fn append_entries(&mut self, to: NodeId, message: &mut Message) -> Option<rpc::Message> {
         let leading = self.leading?;
-        let matched = self.raw.raft.prs().get(to.0)?.matched;
         let mut entries: Vec<RaftEntry> = message.take_entries().into();
-        // raft-rs adds entries to an append without any that still waits to be sent, wherever that one refers to.
-        let prev = entries.first().map_or(message.index, |first| first.index - 1);
-        let prev_term =
-            if prev == message.index { message.log_term } else { self.raw.raft.raft_log.term(prev).ok()? };
+        let (prev, prev_term) = self.previous(message, entries.first())?;
+        let matched = self.raw.raft.prs().get(to.0)?.matched;
         if matched < leading.first_index {
             if prev == 0 && self.raw.store().snapshot_metadata().is_some() {
                 // A C node whose log is compacted aborts on entries from the very beginning.
@@ -81,6 +79,21 @@ impl Replica {
             leader_commit: LogIndex(message.commit.min(covered)),
             entries: entries.iter().map(from_raft).collect(),
         }))
+    }
+
+    /// Index and term of the entry before `first`.
+    ///
+    /// raft-rs adds entries to an append to the same peer that waits to be sent. If that one has no entries yet and the
+    /// peer was set back since it was made, it still refers to a later entry than the one before `first`; sent like
+    /// that, the peer would store the right entries in the wrong places.
+    fn previous(&self, message: &Message, first: Option<&RaftEntry>) -> Option<(u64, u64)> {
+        match first {
+            Some(first) if first.index != message.index + 1 => {
+                let prev = first.index - 1;
+                Some((prev, self.raw.raft.raft_log.term(prev).ok()?))
+            }
+            _ => Some((message.index, message.log_term)),
+        }
     }
 
     /// An empty append: where the peer should be, if it follows; else at our last entry, which it either has, or
@@ -133,5 +146,67 @@ impl Replica {
             last_log_index: LogIndex(reported.min(persisted)),
             features: Some(0),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire_protocol::{Configuration, Entry, EntryKind, Role, Server};
+
+    use super::*;
+    use crate::entry::to_raft;
+    use crate::replica::Output;
+    use crate::{Config, HardState, Loaded};
+
+    /// The leader of a cluster of one voter and one stand-by.
+    fn leader() -> Replica {
+        let server = |id, role| Server { id: NodeId(id), address: format!("address-{id}"), role };
+        let configuration = Configuration { servers: vec![server(1, Role::Voter), server(2, Role::StandBy)] };
+        let entry = Entry { term: Term(1), kind: EntryKind::Configuration, data: configuration.encode() };
+        let loaded = Loaded {
+            hard_state: HardState { term: Term(1), vote: None },
+            first_index: LogIndex(1),
+            entries: vec![entry],
+            ..Loaded::default()
+        };
+        let mut replica = Replica::new(Config::new(NodeId(1), "address-1"), loaded, 0).unwrap();
+        settle(&mut replica);
+        assert!(replica.serving());
+        replica
+    }
+
+    fn settle(replica: &mut Replica) {
+        while let Some(output) = replica.poll_output(0) {
+            match output {
+                Output::Persist(step) => replica.handle_persisted(step.number),
+                Output::Apply(committed) => replica.handle_applied(committed.index),
+                _ => {}
+            }
+        }
+    }
+
+    /// raft-rs put entry 4 into an append without entries whose previous index was 4; the peer took it for entry 5, and
+    /// logs with equal terms differed.
+    #[test]
+    fn entries_batched_onto_an_empty_append_keep_their_indexes() {
+        let mut replica = leader();
+        let data = bytes::Bytes::from_static(&[7; 8]);
+        let first = replica.propose(data.clone()).unwrap();
+        let second = replica.propose(data.clone()).unwrap();
+        settle(&mut replica);
+        let term = replica.term();
+        let entry = |index| to_raft(index, &Entry { term, kind: EntryKind::Command, data: data.clone() });
+        for (index, entries) in [(second, vec![first, second]), (second, vec![second]), (first, vec![second])]
+        {
+            let expected = entries[0].0 - 1;
+            let mut message = Message { to: 2, term: term.0, index: index.0, ..Message::default() };
+            message.log_term = term.0;
+            message.set_msg_type(MessageType::MsgAppend);
+            message.set_entries(entries.iter().map(|index| entry(*index)).collect::<Vec<_>>().into());
+            let Some(rpc::Message::AppendEntries(append)) = replica.outbound(message) else { panic!() };
+            assert_eq!(append.prev_log_index, LogIndex(expected));
+            assert_eq!(append.prev_log_term, term);
+            assert!(append.leader_commit <= second);
+        }
     }
 }

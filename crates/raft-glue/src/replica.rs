@@ -346,8 +346,8 @@ impl Replica {
     pub fn begin_snapshot(&mut self) -> Option<SnapshotMetadata> {
         let log = &self.raw.raft.raft_log;
         let applied = log.applied;
-        let last = self.raw.store().snapshot_metadata().map_or(0, |snapshot| snapshot.index.0);
-        let due = last.max(self.snapshot_attempt).saturating_add(self.config.snapshot_threshold);
+        let due =
+            self.snapshot_index().max(self.snapshot_attempt).saturating_add(self.config.snapshot_threshold);
         if self.halted || self.snapshot_running || self.installing.is_some() || applied < due {
             return None;
         }
@@ -375,6 +375,15 @@ impl Replica {
     pub fn handle_snapshot_failed(&mut self) {
         self.snapshot_running = false;
         self.snapshot_attempt = self.raw.raft.raft_log.applied;
+    }
+
+    /// What kept a snapshot from being written is over: the next attempt need not wait.
+    pub fn retry_snapshot(&mut self) {
+        self.snapshot_attempt = self.snapshot_attempt.min(self.snapshot_index());
+    }
+
+    fn snapshot_index(&self) -> u64 {
+        self.raw.store().snapshot_metadata().map_or(0, |snapshot| snapshot.index.0)
     }
 
     /// The content of the snapshot for a peer, or why there is none.

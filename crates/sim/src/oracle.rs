@@ -19,7 +19,7 @@ pub struct Violation {
 
 impl Violation {
     /// A failed check.
-    pub(crate) fn new(check: &'static str, text: impl Into<String>) -> Self {
+    pub fn new(check: &'static str, text: impl Into<String>) -> Self {
         Self { check, text: text.into() }
     }
 }
@@ -78,7 +78,17 @@ impl Oracle {
         self.records.entry(node.0).or_default()
     }
 
-    /// The disk of a node is damaged, or emptied, behind its back.
+    /// The newest entry that anybody knew to be committed.
+    pub(crate) fn newest_committed(&self) -> u64 {
+        self.committed.last_key_value().map_or(0, |(index, _)| *index)
+    }
+
+    /// The disk of a node is emptied.
+    pub(crate) fn emptied(&mut self, node: NodeId) {
+        self.records.remove(&node.0);
+    }
+
+    /// The disk of a node is damaged behind its back.
     pub(crate) fn damaged(&mut self, node: NodeId) {
         self.record(node).damaged = true;
     }
@@ -108,7 +118,12 @@ impl Oracle {
             record.issued.insert(index, print);
             let first = *self.entries.entry((index, print.0)).or_insert(print.1);
             if first != print.1 {
-                let text = format!("entry {index} of term {} is not the same on node {node}", print.0);
+                let text = format!(
+                    "entry {index} of term {} is not the same on node {node}: {:?} of {} bytes",
+                    print.0,
+                    entry.kind,
+                    entry.data.len()
+                );
                 return Err(Violation::new("log matching", text));
             }
         }

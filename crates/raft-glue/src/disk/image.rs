@@ -1,6 +1,6 @@
 //! Content of a file in memory, sector by sector, and what a power failure makes of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::bytes_of::{is_zero, to_usize};
@@ -12,7 +12,9 @@ pub(super) const SECTOR_LEN: u64 = SECTOR as u64;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Content {
     pub(super) live: Image,
-    pub(super) durable: Image,
+    durable: Image,
+    /// Sectors of `live` that may differ from those of `durable`.
+    changed: BTreeSet<u64>,
     /// Open files; an unlinked file stays readable through them.
     pub(super) handles: usize,
 }
@@ -81,18 +83,48 @@ impl Image {
 }
 
 impl Content {
+    /// A file with the same content now and after a power failure.
+    pub(super) fn synced(image: Image) -> Self {
+        Self { live: image.clone(), durable: image, changed: BTreeSet::new(), handles: 0 }
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8], offset: u64) {
+        self.live.write(bytes, offset);
+        if !bytes.is_empty() {
+            self.changed.extend(offset / SECTOR_LEN..=(offset + bytes.len() as u64 - 1) / SECTOR_LEN);
+        }
+    }
+
+    pub(super) fn resize(&mut self, size: u64) {
+        if size < self.live.size {
+            let cut = self.live.sectors.range(size / SECTOR_LEN..).map(|(number, _)| *number);
+            self.changed.extend(cut);
+        }
+        self.live.resize(size);
+    }
+
+    pub(super) fn sync(&mut self) {
+        for number in std::mem::take(&mut self.changed) {
+            match self.live.sectors.get(&number) {
+                Some(sector) => self.durable.sectors.insert(number, Arc::clone(sector)),
+                None => self.durable.sectors.remove(&number),
+            };
+        }
+        self.durable.size = self.live.size;
+    }
+
     /// What a power failure leaves.
     pub(super) fn survivor(&self, random: &mut Random) -> Image {
         let mut image = Image { size: 0, sectors: self.durable.sectors.clone() };
-        for (number, live) in &self.live.sectors {
-            if self.durable.sectors.get(number) != Some(live) && random.coin() {
-                image.sectors.insert(*number, Arc::clone(live));
+        for number in &self.changed {
+            let live = self.live.sectors.get(number);
+            if self.durable.sectors.get(number) == live || !random.coin() {
+                continue;
             }
-        }
-        for number in self.durable.sectors.keys() {
-            if !self.live.sectors.contains_key(number) && random.coin() {
-                image.sectors.remove(number);
-            }
+            match live {
+                Some(live) => image.sectors.insert(*number, Arc::clone(live)),
+                None => image.sectors.remove(number),
+            };
         }
         let size = if random.coin() { self.live.size } else { self.durable.size };
         image.size = u64::MAX;

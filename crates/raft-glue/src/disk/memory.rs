@@ -6,7 +6,7 @@
 //!
 //! Faults are injected by number of operation, so that a test can try every place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -95,7 +95,7 @@ impl MemoryDisk {
         let mut state = self.state();
         let mut image = Image::default();
         image.write(bytes, 0);
-        let number = state.add_file(Content { live: image.clone(), durable: image, handles: 0 });
+        let number = state.add_file(Content::synced(image));
         state.live_names.insert(name.to_owned(), number);
         state.durable_names.insert(name.to_owned(), number);
     }
@@ -129,7 +129,7 @@ impl MemoryDisk {
         let mut files = BTreeMap::new();
         for number in names.values() {
             let image = state.files[number].survivor(&mut random);
-            files.insert(*number, Content { live: image.clone(), durable: image, handles: 0 });
+            files.insert(*number, Content::synced(image));
         }
         Self::with_state(State {
             seed: random.next(),
@@ -322,7 +322,7 @@ impl Disk for MemoryDisk {
         state.name_changes.clear();
         // Content that no name leads to any more, live or durable, cannot come back.
         let State { files, live_names, .. } = &mut *state;
-        let kept: std::collections::BTreeSet<u64> = live_names.values().copied().collect();
+        let kept: BTreeSet<u64> = live_names.values().copied().collect();
         files.retain(|number, content| content.handles > 0 || kept.contains(number));
         Ok(())
     }
@@ -409,7 +409,7 @@ impl File for MemoryFile {
         let failed = match self.change(Kind::Write) {
             Ok(mut state) => {
                 state.grow(self.number, offset + bytes.len() as u64)?;
-                state.content(self.number).live.write(bytes, offset);
+                state.content(self.number).write(bytes, offset);
                 return Ok(());
             }
             Err(error) => error,
@@ -421,7 +421,7 @@ impl File for MemoryFile {
             let end = (offset + part) / SECTOR_LEN * SECTOR_LEN;
             let part = to_usize(end.saturating_sub(offset));
             if state.grow(self.number, offset + part as u64).is_ok() {
-                state.content(self.number).live.write(&bytes[..part], offset);
+                state.content(self.number).write(&bytes[..part], offset);
             }
         }
         Err(failed)
@@ -436,14 +436,13 @@ impl File for MemoryFile {
     }
 
     fn truncate(&self, size: u64) -> io::Result<()> {
-        self.change(Kind::Other)?.content(self.number).live.resize(size);
+        self.change(Kind::Other)?.content(self.number).resize(size);
         Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.change(Kind::Sync)?;
-        let content = state.content(self.number);
-        content.durable = content.live.clone();
+        state.content(self.number).sync();
         Ok(())
     }
 }
@@ -461,7 +460,7 @@ mod tests {
         disk.sync_directory().unwrap();
         file.write_at(&[2; 2000], 1000).unwrap();
         disk.rename("a", "b").unwrap();
-        let mut outcomes = std::collections::BTreeSet::new();
+        let mut outcomes = BTreeSet::new();
         for seed in 0..200 {
             let after = disk.crash_with(seed);
             let (name, content) = match (after.content("a"), after.content("b")) {

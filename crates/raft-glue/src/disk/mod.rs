@@ -47,5 +47,6 @@ pub use offline::{bootstrap, check_metadata, describe_last_entry, recover};
 pub use os::{OsDisk, OsFile, OsLock};
 pub use payload::PayloadDatabase;
 pub use read_only::{ReadOnly, ReadOnlyFile};
+pub use retention::give_up_older_snapshots;
 pub use snapshot::{discard_snapshot, read_snapshot, write_snapshot};
-pub use store::{LogOptions, LogStore};
+pub use store::{LogOptions, LogStore, Space};

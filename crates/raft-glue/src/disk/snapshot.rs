@@ -349,7 +349,7 @@ pub fn write_snapshot<D: Disk>(
         // A full disk needs the space back; the error that counts is the first one.
         let _ = remove_unpublished(disk, metadata);
     }
-    result
+    result.map_err(|error| error.without_space(&name.to_string()))
 }
 
 fn write_files<D: Disk>(

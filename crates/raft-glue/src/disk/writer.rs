@@ -17,6 +17,9 @@ use super::names::{ClosedName, OpenName};
 use super::segment::{FORMAT, HEADER_LEN};
 use crate::Entry;
 
+/// Segments prepared ahead, as many as C keeps. What is captured or proposed already finds room in them when no new one
+/// can be made.
+const RESERVE: usize = 2;
 /// Files larger than a segment grow in these steps.
 const GROWTH: u64 = 4096;
 /// Zeros that always stay behind the last batch: C's reader needs a whole preamble of them, and aborts at half of one.
@@ -132,11 +135,16 @@ impl<D: Disk> Writer<D> {
         let mut fresh = 0;
         for part in parts {
             if part.fresh {
-                let needed = (part.end + TAIL_LEN).max(self.segment_size);
+                let least = part.end + TAIL_LEN;
+                let usual = least.max(self.segment_size);
                 if self.prepared.len() == fresh {
-                    self.prepare(needed)?;
+                    self.prepare(usual).or_else(|error| match error {
+                        // Something that must be written, such as the start of a term, fits where no reserve does.
+                        error if error.is_no_space() && least < usual => self.prepare(least),
+                        error => Err(error),
+                    })?;
                 }
-                grow(&mut self.prepared[fresh], needed)?;
+                grow(&mut self.prepared[fresh], least)?;
                 fresh += 1;
             } else if fresh == 0 {
                 // Large enough unless a failed write cut it or the first batch is too large for a segment.
@@ -147,16 +155,16 @@ impl<D: Disk> Writer<D> {
         Ok(())
     }
 
-    /// Makes sure that the next segment exists, if the current one is more than half full. A failure costs nothing now.
-    pub(crate) fn prepare_ahead(&mut self) {
-        let half_full =
-            self.current.as_ref().is_some_and(|current| current.extent.end > self.segment_size / 2);
-        if half_full
-            && self.prepared.is_empty()
-            && let Err(error) = self.prepare(self.segment_size)
-        {
-            tracing::debug!("prepare a segment ahead: {error}");
+    /// Prepares segments until the reserve is complete. False if there is no space for that.
+    pub(crate) fn replenish(&mut self) -> bool {
+        while self.prepared.len() < RESERVE {
+            if let Err(error) = self.prepare(self.segment_size) {
+                tracing::debug!("prepare a segment ahead: {error}");
+                // Any other failure comes again when the segment is needed, and counts then.
+                return !error.is_no_space();
+            }
         }
+        true
     }
 
     fn prepare(&mut self, size: u64) -> Result<(), DiskError> {

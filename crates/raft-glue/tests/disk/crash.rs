@@ -115,6 +115,8 @@ fn play(disk: &MemoryDisk, acts: &[Act]) -> (Model, Vec<Model>) {
                     return (model, states);
                 }
                 model = after;
+                // A failure here comes again when it matters.
+                store.tend();
             }
             Act::Snapshot(index, term) => {
                 let result = write(disk, *index, *term);
@@ -284,7 +286,7 @@ const FAULTS_PER_POINT: u64 = 18;
 fn space_that_ends_at_any_byte_count_changes_nothing_acknowledged() {
     let acts = script();
     let mut points = 0;
-    for capacity in (0..60_000).step_by(331) {
+    for capacity in (0..100_000).step_by(331) {
         let disk = MemoryDisk::new(capacity);
         disk.set_capacity(Some(capacity));
         let (confirmed, possible) = play(&disk, &acts);

@@ -20,6 +20,7 @@ mod leader;
 pub mod limits;
 mod rows;
 mod session;
+mod space;
 mod sql;
 mod statements;
 
@@ -27,8 +28,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use raft_glue::disk::Space;
 use raft_glue::{NodeId, Output as ReplicaOutput, Persist, Replica, RequestId, SnapshotMetadata};
-use vfs::{DatabaseSnapshot, Vfs};
+use vfs::{DatabaseSnapshot, Veto, Vfs};
 use wire_protocol::{Frame, Protocol, rpc};
 
 use crate::options::LiveOptions;
@@ -200,6 +202,8 @@ pub enum DiskDone {
     Persisted(Result<u64, String>),
     /// Segments and snapshots are trimmed.
     SnapshotTaken(SnapshotMetadata, Result<(), String>),
+    /// The disk has no space for more than what was accepted already, or has it again.
+    Space(Space),
     /// Entries as asked.
     EntriesRead(raft_glue::ReadEntries, Result<Vec<raft_glue::Entry>, String>),
 }
@@ -262,6 +266,10 @@ pub struct Core {
     next_request: u64,
     next_gated: u64,
     snapshot_running: bool,
+    /// Room on the disk, as the log last said.
+    space: Space,
+    /// Commits of all databases are refused for this reason.
+    veto: Option<Veto>,
     sql_jobs_out: usize,
     /// See [`Core::take_jobs_cancelled`].
     jobs_cancelled: bool,
@@ -289,6 +297,8 @@ impl Core {
             next_request: 1,
             next_gated: 0,
             snapshot_running: false,
+            space: Space::default(),
+            veto: None,
             sql_jobs_out: 0,
             jobs_cancelled: false,
             stopping: false,
@@ -379,6 +389,7 @@ impl Core {
         if self.stopped {
             return false;
         }
+        self.enforce_veto();
         self.propose_captured();
         while let Some(output) = self.replica.poll_output(now_ms) {
             progress = true;
@@ -434,6 +445,7 @@ impl Core {
                 self.replica.handle_snapshot_failed();
                 self.fail(reason, now_ms);
             }
+            DiskDone::Space(space) => self.space_changed(space),
             DiskDone::EntriesRead(read, result) => {
                 self.replica.handle_entries_read(&read, result.map_err(drop))
             }

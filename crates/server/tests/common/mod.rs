@@ -15,8 +15,8 @@ use wire_protocol::Value;
 
 /// Longest wait for anything.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
-/// Fast elections: a heartbeat each 30 ms, an election after 300 to 600 ms.
-const LATENCY_MS: u32 = 20;
+/// Fast elections: a heartbeat each 60 ms, an election after 600 to 1200 ms.
+const LATENCY_MS: u32 = 40;
 
 /// An address that nobody else uses.
 pub(crate) fn unique_address() -> String {
@@ -28,8 +28,9 @@ pub(crate) fn unique_address() -> String {
 pub(crate) struct TestNode {
     pub(crate) id: u64,
     pub(crate) address: String,
-    directory: TempDir,
+    // In this order: the node stops before its directory goes.
     pub(crate) node: Option<Node>,
+    directory: TempDir,
     configure: fn(&mut Node),
 }
 
@@ -54,7 +55,7 @@ impl TestNode {
 
     fn start_at(id: u64, address: String, configure: fn(&mut Node)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut node = Self { id, address, directory, node: None, configure };
+        let mut node = Self { id, address, node: None, directory, configure };
         node.restart();
         node
     }
@@ -140,11 +141,35 @@ pub(crate) fn image(node: &TestNode) -> Vec<u8> {
 
 /// Waits until all running nodes hold the same image of `test`.
 pub(crate) fn wait_equal(nodes: &[TestNode]) {
-    eventually("equal images", || {
-        let mut images = nodes.iter().filter(|node| node.node.is_some()).map(image);
-        let first = images.next().unwrap();
-        !first.is_empty() && images.all(|image| image == first)
-    });
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        let images: Vec<(u64, Vec<u8>)> =
+            nodes.iter().filter(|node| node.node.is_some()).map(|node| (node.id, image(node))).collect();
+        let first = &images[0].1;
+        if !first.is_empty() && images.iter().all(|(_, image)| image == first) {
+            return;
+        }
+        if Instant::now() > deadline {
+            panic!("not equal within {TIMEOUT:?}:{}", differences(&images));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Size of each image, and the pages in which it differs from the first.
+fn differences(images: &[(u64, Vec<u8>)]) -> String {
+    let first = &images[0].1;
+    let mut lines = String::new();
+    for (id, image) in images {
+        let pairs = image.chunks(4096).zip(first.chunks(4096));
+        let pages: Vec<usize> = pairs
+            .enumerate()
+            .filter(|(_, (left, right))| left != right)
+            .map(|(index, _)| index + 1)
+            .collect();
+        lines += &format!("\n  node {id}: {} bytes, other pages {pages:?}", image.len());
+    }
+    lines
 }
 
 pub(crate) fn text(value: &str) -> Value {
