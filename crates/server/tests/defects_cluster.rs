@@ -5,11 +5,16 @@
 mod common;
 
 use common::raw::{RawClient, exec_sql, query_sql};
-use common::{TestNode, eventually, leader_of, position, start_three, start_three_with, wait_equal};
-use server::NodeId;
+use common::{TestNode, eventually, leader_of, position, start_three_with, wait_equal};
 use server::client::Client;
 use server::options::TrailingStrategy;
+use server::{Node, NodeId};
 use wire_protocol::{Request, Response, Value};
+
+/// Elections after 1.5 to 3 s, so that a busy machine does not hold any.
+fn patient(node: &mut Node) {
+    node.options_mut().unwrap().set_network_latency_ms(100).unwrap();
+}
 
 /// A connection to the leader with this database open.
 fn open_leader(nodes: &[TestNode], name: &str) -> Client {
@@ -26,7 +31,7 @@ fn open_leader(nodes: &[TestNode], name: &str) -> Client {
 #[test]
 fn lost_leadership_answers_everybody_who_waits_for_the_lane() {
     // A queued writer that is released while raft fails its requests makes C use freed memory.
-    let mut nodes = start_three();
+    let mut nodes = start_three_with(patient);
     let mut client = open_leader(&nodes, "test");
     client.exec_sql("CREATE TABLE t (n INTEGER)", &[]).unwrap();
     let leader = position(&nodes, &client);
@@ -68,6 +73,7 @@ fn lost_leadership_answers_everybody_who_waits_for_the_lane() {
 fn a_snapshot_takes_databases_away_that_it_does_not_hold() {
     // In C they stay.
     let mut nodes = start_three_with(|node| {
+        patient(node);
         let options = node.options_mut().unwrap();
         options.set_snapshot_params(16, 16, TrailingStrategy::Static).unwrap();
     });
@@ -97,7 +103,7 @@ fn a_snapshot_takes_databases_away_that_it_does_not_hold() {
 fn sessions_end_with_the_leadership_and_others_begin_with_the_next() {
     // As C since 1.18.3: the connection stays, its database is closed. A refused schema change that the session remembers
     // could reach another table there.
-    let nodes = start_three();
+    let nodes = start_three_with(patient);
     let mut client = open_leader(&nodes, "test");
     client.exec_sql("CREATE TABLE t (n INTEGER)", &[]).unwrap();
     let leader = position(&nodes, &client);

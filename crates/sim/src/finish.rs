@@ -1,15 +1,12 @@
 //! The end of a run: everything works again, so everything must work; then what is left is looked at.
 
-use std::collections::BTreeMap;
-
 use raft_glue::{LogIndex, Role};
-use vfs::{ColumnValue, Connection, DatabaseName, Step, Vfs};
 
+use crate::found;
 use crate::history;
 use crate::oracle::Violation;
 use crate::scenario::SECOND;
 use crate::trace::mix;
-use crate::workload::LISTS;
 use crate::world::{Event, Phase, World};
 
 /// After the last fault every client commits something within this time.
@@ -43,12 +40,14 @@ impl World {
 
     /// Every client commits something, or there is a reason to ask why not.
     pub(crate) fn demand_progress(&mut self) -> Result<(), Violation> {
-        let before: Vec<u64> = self.clients.iter().map(|client| client.committed).collect();
+        // The last one is the administrator.
+        let count = self.scenario.clients;
+        let before: Vec<u64> = self.clients[..count].iter().map(|client| client.committed).collect();
         let until_us = self.now_us + PROGRESS_US;
         while self.now_us < until_us {
             self.run_until(self.now_us + LOOK_US)?;
             let all = self.clients.iter().zip(&before).all(|(client, before)| client.committed > *before);
-            if all {
+            if all && !self.has_errand(count) && self.machines.iter().all(|machine| !machine.ruined) {
                 return Ok(());
             }
         }
@@ -106,7 +105,7 @@ impl World {
     pub(crate) fn final_checks(&mut self) -> Result<(), Violation> {
         let index = self.common_index();
         let Self { machines, oracle, .. } = self;
-        let mut lists = None;
+        let mut newest = None;
         for machine in machines.iter() {
             let Some(process) = &machine.process else { continue };
             let applied = process.core.replica().applied_index();
@@ -115,13 +114,16 @@ impl World {
             }
             oracle.applied(machine.id, applied, &process.vfs)?;
             for database in process.vfs.databases() {
-                check_integrity(&process.vfs, database.name())?;
+                found::integrity(&process.vfs, database.name())?;
             }
-            lists = Some(read_lists(&process.vfs)?);
+            newest = Some(std::sync::Arc::clone(&process.vfs));
         }
-        let lists = lists.ok_or_else(|| Violation::new("convergence", "no node holds the newest state"))?;
+        let vfs = newest.ok_or_else(|| Violation::new("convergence", "no node holds the newest state"))?;
+        let lists = found::lists(&vfs)?;
         let hash = lists.values().flatten().fold(0, |hash, value| mix(hash, *value));
         self.note_world("end", [hash, lists.len() as u64], String::new);
+        found::bank(&vfs)?;
+        self.marks.check(&found::marks(&vfs)?)?;
         history::check(&self.history, &lists).map_err(|anomaly| self.explain(&anomaly))
     }
 
@@ -141,50 +143,4 @@ impl World {
         }
         Violation::new("history", text)
     }
-}
-
-fn sql_failed(what: &str) -> impl Fn(vfs::SqlError) -> Violation + '_ {
-    move |error| Violation::new("final state can be read", format!("{what}: {error}"))
-}
-
-/// Runs a query on a node's own databases and gives its rows to `row`.
-fn query(
-    connection: &mut Connection,
-    sql: &str,
-    mut row: impl FnMut(&vfs::Statement),
-) -> Result<(), Violation> {
-    let prepared = connection.prepare(sql.as_bytes()).map_err(sql_failed(sql))?;
-    let Some(mut statement) = prepared.statement else { return Ok(()) };
-    while statement.step().map_err(sql_failed(sql))? == Step::Row {
-        row(&statement);
-    }
-    Ok(())
-}
-
-fn check_integrity(vfs: &Vfs, name: &DatabaseName) -> Result<(), Violation> {
-    let mut connection = vfs.open(name).map_err(sql_failed("open"))?;
-    let mut problems = Vec::new();
-    query(&mut connection, "PRAGMA integrity_check", |row| match row.column(0) {
-        ColumnValue::Text(b"ok") => {}
-        other => problems.push(format!("{other:?}")),
-    })?;
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(Violation::new("integrity check", format!("database {name:?}: {}", problems.join(", "))))
-}
-
-fn read_lists(vfs: &Vfs) -> Result<BTreeMap<u64, Vec<u64>>, Violation> {
-    let name = DatabaseName::replicated(LISTS.as_bytes())
-        .map_err(|error| Violation::new("final state can be read", error.to_string()))?;
-    let mut connection = vfs.open(&name).map_err(sql_failed("open"))?;
-    let mut lists = BTreeMap::new();
-    query(&mut connection, "SELECT key, vals FROM lists", |row| {
-        if let (ColumnValue::Integer(key), ColumnValue::Text(values)) = (row.column(0), row.column(1)) {
-            let values = String::from_utf8_lossy(values);
-            let values = values.split(',').filter_map(|value| value.parse().ok()).collect();
-            lists.insert(u64::try_from(key).unwrap_or(u64::MAX), values);
-        }
-    })?;
-    Ok(lists)
 }

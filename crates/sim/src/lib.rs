@@ -7,9 +7,12 @@
 mod client;
 mod clock;
 mod drive;
+mod errands;
 mod finish;
+mod found;
 pub mod history;
 mod machines;
+mod marks;
 mod nemesis;
 mod network;
 mod node;

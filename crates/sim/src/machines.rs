@@ -75,6 +75,10 @@ impl World {
     fn start_refused(&mut self, node: usize, reason: String) -> Result<(), Violation> {
         self.note(node, "does not start", [0, 0], || reason.clone());
         self.stats.count("node does not start");
+        if self.machines[node].damaged.is_some() {
+            self.ruined(node);
+            return Ok(());
+        }
         if self.is_hostile() && self.has_disk_faults() {
             // A host tries again, and what failed once may work then.
             self.machines[node].starting = true;
@@ -197,6 +201,9 @@ impl World {
             process.observed = applied;
             oracle.applied(id, applied, &process.vfs)?;
         }
+        if process.made_up_at.is_none() && machine.damaged.is_some_and(|index| applied.0 >= index) {
+            machine.damaged = None;
+        }
         if process.made_up_at.is_some_and(|index| commit >= index) {
             process.made_up_at = None;
             self.submit_to_disk(node, LogJob::Committed(commit));
@@ -287,7 +294,8 @@ impl World {
                 self.plan(NO_SPACE_RETRY_US, Event::Disk { node, epoch });
             }
             Some(LogOutcome::Done(done)) => {
-                let wait_us = if self.random.percent(50) { 0 } else { self.random.around(500) };
+                let usual_us = if self.random.percent(50) { 0 } else { self.random.around(500) };
+                let wait_us = usual_us + self.preempted();
                 self.plan(wait_us, Event::DiskDone { node, epoch, done });
                 self.plan_disk(node);
             }
@@ -315,6 +323,15 @@ impl World {
         self.wake(node);
     }
 
+    /// How much longer something takes because its thread is not scheduled, microseconds.
+    fn preempted(&mut self) -> u64 {
+        if !self.is_hostile() || !self.random.per_million(self.scenario.preemption) {
+            return 0;
+        }
+        self.stats.count("thread not scheduled");
+        self.random.around(2 * SECOND)
+    }
+
     // ---- SQL and snapshots ----
 
     fn run_sql(&mut self, node: usize, job: server::core::SqlJob) {
@@ -322,7 +339,7 @@ impl World {
         let (epoch, slow) = (machine.epoch, machine.slow);
         let Some(process) = machine.process.as_mut() else { return };
         let job = process.keep_job(job);
-        let wait_us = slow.apply(self.random.around(self.scenario.sql_us), self.now_us);
+        let wait_us = slow.apply(self.random.around(self.scenario.sql_us), self.now_us) + self.preempted();
         self.plan(wait_us, Event::SqlRuns { node, epoch, job });
     }
 
@@ -339,7 +356,8 @@ impl World {
         if let Some(Sql::Waiting(sql)) = process.jobs.remove(&job) {
             process.jobs.insert(job, Sql::Done(sql.run()));
         }
-        let wait_us = if self.random.percent(50) { 0 } else { self.random.around(self.scenario.sql_us) };
+        let usual_us = if self.random.percent(50) { 0 } else { self.random.around(self.scenario.sql_us) };
+        let wait_us = usual_us + self.preempted();
         self.plan(wait_us, Event::SqlDone { node, epoch, job });
     }
 

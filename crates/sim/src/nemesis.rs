@@ -1,5 +1,8 @@
 //! The faults of the world, as they strike.
 
+use wire_protocol::Role;
+
+use crate::client::{Afterwards, Errand};
 use crate::scenario::{MILLISECOND, Nemesis, SECOND};
 use crate::world::{Event, World};
 
@@ -82,8 +85,48 @@ impl World {
                 disk.set_capacity(Some(disk.used() + self.random.below(40_000)));
                 self.plan_at(until_us, Event::Space { node });
             }
-            Nemesis::BitRot | Nemesis::Transfer | Nemesis::Assign | Nemesis::Replace => {}
+            Nemesis::BitRot => self.rot(node),
+            Nemesis::Transfer => self.want(Errand::Transfer(node)),
+            Nemesis::Assign => {
+                let role = *self.random.pick(&[Role::Voter, Role::Voter, Role::StandBy, Role::Spare]);
+                self.want(Errand::Assign(node, role));
+            }
+            Nemesis::Replace => {
+                // The founder would found another cluster if it found nothing on its disk.
+                let keeps = node == 0 || self.random.percent(50);
+                let afterwards = if keeps { Afterwards::Rejoins } else { Afterwards::Replaced };
+                self.want(Errand::Remove(node, afterwards));
+            }
         }
+    }
+
+    /// Bits of a file change while the node is down. One node at a time, and never one that would be missed.
+    fn rot(&mut self, node: usize) {
+        let busy = self.machines.iter().any(|machine| machine.damaged.is_some() || machine.ruined);
+        if busy || node == 0 || self.machines.len() < 3 || self.machines[node].process.is_none() {
+            return;
+        }
+        self.kill(node);
+        let names: Vec<String> =
+            self.machines[node].disk.names().into_iter().filter(|name| !name.contains("lock")).collect();
+        if names.is_empty() {
+            return;
+        }
+        let name = self.random.pick(&names).clone();
+        let Some(mut content) = self.machines[node].disk.content(&name) else { return };
+        let used = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        if used == 0 {
+            return;
+        }
+        for _ in 0..self.random.between(1, 4) {
+            let place = self.random.index(used);
+            content[place] ^= 1 << self.random.below(8);
+        }
+        self.note(node, "rots", [used as u64, 0], || name.clone());
+        self.stats.count("bits rotted");
+        self.machines[node].disk.put(&name, &content);
+        self.machines[node].damaged = Some(self.oracle.newest_committed());
+        self.oracle.damaged(self.machines[node].id);
     }
 
     fn power_failure_if_up(&mut self, node: usize) {

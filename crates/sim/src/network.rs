@@ -18,16 +18,16 @@ const MAX_HELD: usize = 256;
 #[derive(Clone, Debug)]
 pub(crate) struct Parcel {
     /// The encoded message.
-    pub bytes: Bytes,
+    pub(crate) bytes: Bytes,
     /// Whether it carries a snapshot.
-    pub snapshot: bool,
+    pub(crate) snapshot: bool,
 }
 
 /// One direction between two nodes.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
     /// Number of the stream; what belongs to an earlier one is lost.
-    pub stream: u64,
+    pub(crate) stream: u64,
     /// When the newest message arrives; later ones do not overtake it.
     last_arrival_us: u64,
     /// How many faults cut it at the moment.
@@ -135,11 +135,6 @@ impl Network {
     pub(crate) fn take_held(&mut self, from: usize, to: usize) -> Vec<Parcel> {
         let link = self.link(from, to);
         if link.cuts > 0 { Vec::new() } else { link.held.drain(..).collect() }
-    }
-
-    /// Whether anything is cut between the two.
-    pub(crate) fn is_cut(&mut self, from: usize, to: usize) -> bool {
-        self.link(from, to).cuts > 0
     }
 
     /// A node is gone, and with it the streams to and from it.

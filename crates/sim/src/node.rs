@@ -19,36 +19,40 @@ use crate::scenario::Scenario;
 #[derive(Debug)]
 pub(crate) struct Machine {
     /// Identity of its node.
-    pub id: NodeId,
+    pub(crate) id: NodeId,
     /// Address of its node.
-    pub address: String,
+    pub(crate) address: String,
     /// Its data directory.
-    pub disk: MemoryDisk,
+    pub(crate) disk: MemoryDisk,
     /// The process, if it runs.
-    pub process: Option<Process>,
+    pub(crate) process: Option<Process>,
     /// How many processes there were; events of earlier ones are void.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
     /// It does nothing before this moment.
-    pub paused_until_us: u64,
+    pub(crate) paused_until_us: u64,
     /// Everything takes this many times as long, before the given moment.
-    pub slow: Slowness,
+    pub(crate) slow: Slowness,
     /// The same for its disk.
-    pub slow_disk: Slowness,
+    pub(crate) slow_disk: Slowness,
     /// Deviation of the wall clock, milliseconds.
-    pub wall_ms: i64,
+    pub(crate) wall_ms: i64,
     /// Power fails after this many more operations of the disk.
-    pub fails_in_write: Option<u64>,
+    pub(crate) fails_in_write: Option<u64>,
     /// A start is under way.
-    pub starting: bool,
+    pub(crate) starting: bool,
+    /// Its disk was damaged, and it has yet to apply everything up to this index.
+    pub(crate) damaged: Option<u64>,
+    /// Its directory is beyond repair.
+    pub(crate) ruined: bool,
 }
 
 /// How slow something is, and until when.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Slowness {
     /// How many times as long.
-    pub factor: u64,
+    pub(crate) factor: u64,
     /// Until when, microseconds.
-    pub until_us: u64,
+    pub(crate) until_us: u64,
 }
 
 impl Slowness {
@@ -63,35 +67,35 @@ impl Slowness {
 #[derive(Debug)]
 pub(crate) struct Process {
     /// The sans-io node.
-    pub core: Core,
+    pub(crate) core: Core,
     /// Its databases.
-    pub vfs: Arc<Vfs>,
+    pub(crate) vfs: Arc<Vfs>,
     /// Time and chance as SQLite sees them.
-    pub surroundings: Arc<Surroundings>,
+    pub(crate) surroundings: Arc<Surroundings>,
     /// The log.
-    pub worker: LogWorker<LogStore<MemoryDisk>>,
+    pub(crate) worker: LogWorker<LogStore<MemoryDisk>>,
     /// The disk is doing something.
-    pub disk_busy: bool,
+    pub(crate) disk_busy: bool,
     /// The steady clock.
-    pub clock: Clock,
+    pub(crate) clock: Clock,
     /// For the next turn of the loop.
-    pub inputs: VecDeque<Input>,
+    pub(crate) inputs: VecDeque<Input>,
     /// When the next turn is, if there is one.
-    pub turn_at_us: Option<u64>,
+    pub(crate) turn_at_us: Option<u64>,
     /// When the next tick is, milliseconds of its own clock.
-    pub next_tick_ms: u64,
+    pub(crate) next_tick_ms: u64,
     /// The log must hear when this is committed.
-    pub made_up_at: Option<LogIndex>,
+    pub(crate) made_up_at: Option<LogIndex>,
     /// SQL under way, before and after it ran.
-    pub jobs: BTreeMap<u64, Sql>,
+    pub(crate) jobs: BTreeMap<u64, Sql>,
     /// Snapshots under way.
-    pub snapshots: VecDeque<SnapshotJob>,
+    pub(crate) snapshots: VecDeque<SnapshotJob>,
     /// Whether the snapshots written are compressed.
-    pub compression: bool,
+    pub(crate) compression: bool,
     /// Newest index whose image was looked at.
-    pub observed: LogIndex,
+    pub(crate) observed: LogIndex,
     /// It has reported a failure.
-    pub failed: bool,
+    pub(crate) failed: bool,
     next_job: u64,
 }
 
@@ -120,6 +124,8 @@ impl Machine {
             wall_ms: 0,
             fails_in_write: None,
             starting: false,
+            damaged: None,
+            ruined: false,
         }
     }
 
@@ -226,6 +232,7 @@ fn node_options(scenario: &Scenario) -> NodeOptions {
             TrailingStrategy::Static,
         )
         .expect("as many entries trail as trigger a snapshot");
+    options.live().set_auto_recovery(scenario.auto_recovery);
     options.live().set_snapshot_compression(scenario.compression);
     if let Some(timeout_ms) = scenario.busy_timeout_ms {
         options.live().set_busy_timeout_ms(timeout_ms);

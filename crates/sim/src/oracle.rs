@@ -78,7 +78,17 @@ impl Oracle {
         self.records.entry(node.0).or_default()
     }
 
-    /// The disk of a node is damaged, or emptied, behind its back.
+    /// The newest entry that anybody knew to be committed.
+    pub(crate) fn newest_committed(&self) -> u64 {
+        self.committed.last_key_value().map_or(0, |(index, _)| *index)
+    }
+
+    /// The disk of a node is emptied.
+    pub(crate) fn emptied(&mut self, node: NodeId) {
+        self.records.remove(&node.0);
+    }
+
+    /// The disk of a node is damaged behind its back.
     pub(crate) fn damaged(&mut self, node: NodeId) {
         self.record(node).damaged = true;
     }

@@ -99,17 +99,51 @@ pub(crate) const NEMESES: [Nemesis; 20] = [
 /// What a client does in one transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
-    /// One append to a list in one statement.
+    /// Appends to lists in one request.
     Upsert,
     /// Reads of and appends to several lists in one transaction over several requests.
     ListTransaction,
     /// Reads of several lists, each on its own.
     ListReads,
+    /// A read of many lists at one moment, in several messages.
+    Scan,
+    /// Rows with unique values, some of which are there already.
+    Unique,
+    /// Tables, columns and indexes that come and go.
+    Schema,
+    /// Moves money between accounts.
+    BankTransfer,
+    /// Counts the money.
+    BankAudit,
 }
 
 /// All of them.
-pub(crate) const WORKLOADS: [Workload; 3] =
-    [Workload::Upsert, Workload::ListTransaction, Workload::ListReads];
+pub(crate) const WORKLOADS: [Workload; 8] = [
+    Workload::Upsert,
+    Workload::ListTransaction,
+    Workload::ListReads,
+    Workload::Scan,
+    Workload::Unique,
+    Workload::Schema,
+    Workload::BankTransfer,
+    Workload::BankAudit,
+];
+
+impl Workload {
+    /// Whether it uses the bank's database and not that of the lists.
+    pub(crate) fn is_bank(self) -> bool {
+        matches!(self, Self::BankTransfer | Self::BankAudit)
+    }
+
+    /// How often it is chosen, compared to the others.
+    fn weight(self) -> usize {
+        match self {
+            Self::Scan | Self::Schema => 1,
+            Self::Upsert => 6,
+            _ => 4,
+        }
+    }
+}
 
 /// What one seed stands for.
 #[derive(Clone, Debug)]
@@ -138,6 +172,8 @@ pub struct Scenario {
     pub snapshot_trailing: u32,
     /// Whether snapshots are compressed.
     pub compression: bool,
+    /// Whether damaged files may be moved aside.
+    pub auto_recovery: bool,
     /// Size of open segments, bytes.
     pub segment_size: u64,
     /// Entries in memory, bytes.
@@ -148,6 +184,12 @@ pub struct Scenario {
     pub busy_timeout_ms: Option<u32>,
     /// Rates of the steady clocks, parts per million of deviation at most.
     pub clock_drift: u64,
+    /// Parts per million of requests in the middle of which a client disappears.
+    pub client_quits: u32,
+    /// Parts per million of requests that a client interrupts.
+    pub interrupts: u32,
+    /// Parts per million of jobs whose thread is not scheduled for a while, before or after its work.
+    pub preemption: u32,
     /// Faults of messages.
     pub messages: MessageFaults,
     /// Faults of the world and the mean time between two of a kind, microseconds.
@@ -166,7 +208,12 @@ impl Scenario {
         let trailing = threshold.max(*random.pick(&[4, 8, 32, 128, 1024]));
         let messages = draw_message_faults(&mut random);
         let nemeses = draw_nemeses(&mut random);
-        let mut workloads: Vec<Workload> = WORKLOADS.iter().copied().filter(|_| random.percent(60)).collect();
+        let mut workloads = Vec::new();
+        for workload in WORKLOADS {
+            if random.percent(50) {
+                workloads.extend(std::iter::repeat_n(workload, workload.weight()));
+            }
+        }
         if workloads.is_empty() {
             workloads.push(*random.pick(&WORKLOADS));
         }
@@ -183,11 +230,15 @@ impl Scenario {
             snapshot_threshold: threshold,
             snapshot_trailing: trailing,
             compression: random.percent(50),
+            auto_recovery: random.percent(80),
             segment_size: *random.pick(&[64, 128, 256, 1024]) * 1024,
             log_cache_bytes: *random.pick(&[1 << 14, 1 << 17, 1 << 20, 64 << 20]),
             checkpoint_threshold: *random.pick(&[1, 8, 64, 1000]),
             busy_timeout_ms: random.percent(30).then(|| *random.pick(&[0, 50, 1000])),
             clock_drift: *random.pick(&[0, 0, 100, 1000, 20_000]),
+            client_quits: *random.pick(&[0, 0, 1000, 10_000, 50_000]),
+            interrupts: *random.pick(&[0, 0, 1000, 20_000]),
+            preemption: *random.pick(&[0, 0, 1000, 10_000, 50_000]),
             messages,
             nemeses,
             workloads,
@@ -226,6 +277,10 @@ fn draw_nemeses(random: &mut Random) -> Vec<(Nemesis, u64)> {
         if on {
             drawn.push((nemesis, mean_s * SECOND));
         }
+    }
+    // One member at a time may lack what it has acknowledged; who else is a voter must not change meanwhile.
+    if drawn.iter().any(|(nemesis, _)| *nemesis == Nemesis::BitRot) {
+        drawn.retain(|(nemesis, _)| !matches!(nemesis, Nemesis::Assign | Nemesis::Replace));
     }
     drawn
 }

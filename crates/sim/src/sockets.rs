@@ -16,13 +16,13 @@ const USER_TIMEOUT_US: u64 = 30 * SECOND;
 #[derive(Debug)]
 pub(crate) struct Socket {
     /// Which client.
-    pub client: usize,
+    pub(crate) client: usize,
     /// Which node.
-    pub node: usize,
+    pub(crate) node: usize,
     /// In which life of the node.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
     /// The client has closed it.
-    pub left: bool,
+    pub(crate) left: bool,
     /// The node has closed it, or never will.
     closed: bool,
     /// Nothing gets through any more.

@@ -9,6 +9,7 @@ use raft_glue::NodeId;
 
 use crate::client::Client;
 use crate::history::History;
+use crate::marks::Marks;
 use crate::network::{Network, Parcel};
 use crate::node::Machine;
 use crate::oracle::{Oracle, Violation};
@@ -117,6 +118,7 @@ pub struct World {
     pub(crate) clients: Vec<Client>,
     pub(crate) author: Author,
     pub(crate) history: History,
+    pub(crate) marks: Marks,
     pub(crate) oracle: Oracle,
     pub(crate) trace: Trace,
     pub(crate) stats: Stats,
@@ -166,6 +168,7 @@ impl World {
             clients: (0..scenario.clients).map(|_| Client::default()).collect(),
             author: Author::default(),
             history: History::default(),
+            marks: Marks::default(),
             oracle: Oracle::default(),
             trace: Trace::new(detail),
             stats: Stats::default(),
@@ -185,6 +188,7 @@ impl World {
             let wait_us = self.random.below(5 * SECOND);
             self.wake_client(client, wait_us);
         }
+        self.hire_administrator();
         for nemesis in 0..self.scenario.nemeses.len() {
             self.plan_strike(nemesis);
         }

@@ -70,11 +70,13 @@ impl Shared {
         !self.stop.load(Ordering::Relaxed)
     }
 
-    /// Connections are replaced when their generation is over.
-    fn renew(&self, connection: &mut Connection) {
-        if connection.is_stale() {
+    /// Replaces a connection if its generation is over; returns whether it was.
+    fn renew(&self, connection: &mut Connection) -> bool {
+        let stale = connection.is_stale();
+        if stale {
             *connection = self.vfs.open(self.leader.name()).unwrap();
         }
+        stale
     }
 
     fn write(&self) {
@@ -110,9 +112,7 @@ impl Shared {
                 last = now;
             }
             self.reads.fetch_add(1, Ordering::Relaxed);
-            let stale = connection.is_stale();
-            self.renew(&mut connection);
-            if stale {
+            if self.renew(&mut connection) {
                 last = 0;
             }
         }

@@ -6,7 +6,7 @@
 //!
 //! Faults are injected by number of operation, so that a test can try every place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -322,7 +322,7 @@ impl Disk for MemoryDisk {
         state.name_changes.clear();
         // Content that no name leads to any more, live or durable, cannot come back.
         let State { files, live_names, .. } = &mut *state;
-        let kept: std::collections::BTreeSet<u64> = live_names.values().copied().collect();
+        let kept: BTreeSet<u64> = live_names.values().copied().collect();
         files.retain(|number, content| content.handles > 0 || kept.contains(number));
         Ok(())
     }
@@ -460,7 +460,7 @@ mod tests {
         disk.sync_directory().unwrap();
         file.write_at(&[2; 2000], 1000).unwrap();
         disk.rename("a", "b").unwrap();
-        let mut outcomes = std::collections::BTreeSet::new();
+        let mut outcomes = BTreeSet::new();
         for seed in 0..200 {
             let after = disk.crash_with(seed);
             let (name, content) = match (after.content("a"), after.content("b")) {
