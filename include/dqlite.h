@@ -360,6 +360,9 @@ int dqlite_node_set_snapshot_params(struct dqlite_node *n,
  * "snapshot_trailing" entries (default 8192) stay in the log, so that nodes that were away for a while need no
  * snapshot. With DQLITE_SNAPSHOT_TRAILING_DYNAMIC fewer stay if a snapshot is smaller than they are.
  *
+ * Unless this is called, a snapshot also waits until the log since the last one is as large as the databases, at most
+ * 1 GiB.
+ *
  * Returns DQLITE_MISUSE when trailing is less than 4 or less than the threshold, for other strategies, and when the
  * node was started.
  */
@@ -448,12 +451,15 @@ DQLITE_API int dqlite_node_recover(struct dqlite_node *n, struct dqlite_node_inf
  * started, with the members the cluster shall have; then replace the data directories of all other members by copies
  * of its directory, and start them. Nodes that are not in the list must never be started again.
  *
+ * What is replaced is copied to files of the directory before, named backup-N-..., which nobody reads or removes.
+ *
  * Array elements stand 32 bytes apart. Texts are copied. The node is not started, and any number of recoveries may
  * follow one another. The members must fit into one block of the log, about 160 of them.
  *
  * Returns DQLITE_MISUSE, and changes nothing, when the array is NULL or empty, when an element has a wrong size, role,
  * id or address, when an id or address occurs twice, or when the node was stopped. Returns DQLITE_ERROR when the
- * directory is in use by a running node or cannot be read or written; dqlite_node_errmsg() says why.
+ * directory is in use by a running node or cannot be read or written; dqlite_node_errmsg() says why. Damaged entries
+ * and a full disk are such reasons; the directory is then as it was.
  */
 DQLITE_API
 int dqlite_node_recover_ext(struct dqlite_node *n,

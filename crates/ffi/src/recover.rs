@@ -128,12 +128,15 @@ pub unsafe extern "C" fn dqlite_node_recover(
 /// started, with the members the cluster shall have; then replace the data directories of all other members by copies
 /// of its directory, and start them. Nodes that are not in the list must never be started again.
 ///
+/// What is replaced is copied to files of the directory before, named backup-N-..., which nobody reads or removes.
+///
 /// Array elements stand 32 bytes apart. Texts are copied. The node is not started, and any number of recoveries may
 /// follow one another. The members must fit into one block of the log, about 160 of them.
 ///
 /// Returns DQLITE_MISUSE, and changes nothing, when the array is NULL or empty, when an element has a wrong size, role,
 /// id or address, when an id or address occurs twice, or when the node was stopped. Returns DQLITE_ERROR when the
-/// directory is in use by a running node or cannot be read or written; dqlite_node_errmsg() says why.
+/// directory is in use by a running node or cannot be read or written; dqlite_node_errmsg() says why. Damaged entries
+/// and a full disk are such reasons; the directory is then as it was.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_node_recover_ext(
     n: *mut dqlite_node,

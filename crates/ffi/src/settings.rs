@@ -161,6 +161,9 @@ pub unsafe extern "C" fn dqlite_node_set_snapshot_params(
 /// "snapshot_trailing" entries (default 8192) stay in the log, so that nodes that were away for a while need no
 /// snapshot. With DQLITE_SNAPSHOT_TRAILING_DYNAMIC fewer stay if a snapshot is smaller than they are.
 ///
+/// Unless this is called, a snapshot also waits until the log since the last one is as large as the databases, at most
+/// 1 GiB.
+///
 /// Returns DQLITE_MISUSE when trailing is less than 4 or less than the threshold, for other strategies, and when the
 /// node was started.
 #[unsafe(no_mangle)]

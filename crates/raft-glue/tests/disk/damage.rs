@@ -216,7 +216,7 @@ fn damaged_members_of_a_cluster_wait_for_what_they_lost() {
 
 #[test]
 fn the_readme_lists_every_case() {
-    let readme = include_str!("../../src/disk/README.md");
+    let readme = include_str!("../../README.md");
     for (name, with, without) in CASES {
         let row = readme
             .lines()
