@@ -282,7 +282,7 @@ impl Cluster {
     fn snapshot_if_due(&mut self, id: u64) {
         let node = self.node(id);
         if node.snapshot.is_none()
-            && let Some(metadata) = node.replica.as_mut().and_then(Replica::begin_snapshot)
+            && let Some(metadata) = node.replica.as_mut().and_then(|replica| replica.begin_snapshot(|| 0))
         {
             assert_eq!(metadata.index.0, node.applied);
             node.snapshot = Some((metadata, node.state));

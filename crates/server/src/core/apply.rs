@@ -1,8 +1,9 @@
 //! Committed entries meet the databases: our own move a watermark, others' are applied natively. Snapshots.
 
 use bytes::Bytes;
+use raft_glue::disk::Space;
 use raft_glue::{Committed, EntryKind, InstalledSnapshot};
-use vfs::{DatabaseName, DatabaseSnapshot, PAGE_SIZE, PageNumber, Vfs};
+use vfs::{Database, DatabaseName, DatabaseSnapshot, PAGE_SIZE, PageNumber, Vfs};
 use wire_protocol::command::{Command, Frames};
 use wire_protocol::snapshot::PayloadDecoder;
 
@@ -83,7 +84,13 @@ impl Core {
         if self.snapshot_running || self.stopping || self.failed.is_some() {
             return;
         }
-        let Some(metadata) = self.replica.begin_snapshot() else { return };
+        let vfs = &self.vfs;
+        let is_low = self.space == Space::Low;
+        let state_bytes = || {
+            // A nearly full disk needs the room that the log takes.
+            if is_low { 0 } else { vfs.databases().iter().map(|database| size_bytes(database)).sum() }
+        };
+        let Some(metadata) = self.replica.begin_snapshot(state_bytes) else { return };
         let databases: Vec<(Bytes, DatabaseSnapshot)> = self
             .vfs
             .databases()
@@ -169,6 +176,10 @@ pub fn restore_payload(vfs: &Vfs, payload: &Bytes) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn size_bytes(database: &Database) -> u64 {
+    u64::from(database.page_count()) * PAGE_SIZE as u64
 }
 
 fn too_many_pages(name: &DatabaseName) -> String {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod alone;
 pub(crate) mod raw;
 
 use std::path::PathBuf;
