@@ -8,7 +8,8 @@ use server::client::Client;
 use wire_protocol::Value;
 
 const DATABASE: &str = "app.db";
-/// Small snapshots, so that a node that is away for [`BEYOND_LOG`] rows needs one. Elections after 0.9 to 1.8 s: a busy machine holds none that the test does not mean.
+/// Small snapshots, so that a node that is away for [`BEYOND_LOG`] rows needs one. Elections after 0.9 to 1.8 s, so that a
+/// busy machine holds none that the test does not mean.
 const OPTIONS: [&str; 2] = ["latency=60", "snapshot=32,48"];
 /// Rows that are still in everybody's log.
 const WITHIN_LOG: i64 = 12;

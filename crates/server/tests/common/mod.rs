@@ -16,7 +16,7 @@ use wire_protocol::Value;
 
 /// Longest wait for anything.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
-/// Fast elections: a heartbeat each 60 ms, an election after 600 to 1200 ms.
+/// Fast elections: a heartbeat each 90 ms, an election after 900 to 1800 ms.
 const LATENCY_MS: u32 = 60;
 
 /// An address that nobody else uses.
