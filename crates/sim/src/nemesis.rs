@@ -92,8 +92,7 @@ impl World {
                 self.want(Errand::Assign(node, role));
             }
             Nemesis::Replace => {
-                // The founder would found another cluster if it found nothing on its disk.
-                let keeps = node == 0 || self.random.percent(50);
+                let keeps = self.random.percent(50);
                 let afterwards = if keeps { Afterwards::Rejoins } else { Afterwards::Replaced };
                 self.want(Errand::Remove(node, afterwards));
             }
@@ -103,7 +102,7 @@ impl World {
     /// Bits of a file change while the node is down. One node at a time, and never one that would be missed.
     fn rot(&mut self, node: usize) {
         let busy = self.machines.iter().any(|machine| machine.damaged.is_some() || machine.ruined);
-        if busy || node == 0 || self.machines.len() < 3 || self.machines[node].process.is_none() {
+        if busy || self.machines.len() < 3 || self.machines[node].process.is_none() {
             return;
         }
         self.kill(node);

@@ -118,6 +118,8 @@ pub struct World {
     pub(crate) network: Network,
     pub(crate) sockets: BTreeMap<u64, Socket>,
     pub(crate) next_socket: u64,
+    /// Id of the next node that replaces another.
+    pub(crate) next_id: u64,
     pub(crate) cut_from_clients: Vec<u32>,
     pub(crate) clients: Vec<Client>,
     pub(crate) author: Author,
@@ -169,6 +171,7 @@ impl World {
             network: Network::new(scenario.nodes, scenario.latency_us),
             sockets: BTreeMap::new(),
             next_socket: 1,
+            next_id: scenario.nodes as u64 + 1,
             cut_from_clients: vec![0; scenario.nodes],
             clients: (0..scenario.clients).map(|_| Client::default()).collect(),
             author: Author::default(),
