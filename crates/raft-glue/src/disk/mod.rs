@@ -10,6 +10,7 @@
 //!   durable;
 //! - the names of two segments never change in one sync of the directory.
 
+mod backup;
 mod batch;
 mod bytes_of;
 mod checksum;

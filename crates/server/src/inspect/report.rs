@@ -216,6 +216,7 @@ pub(super) fn kind(kind: OtherKind) -> &'static str {
         OtherKind::Lock => "lock",
         OtherKind::Temporary => "temporary",
         OtherKind::Aside => "moved aside",
+        OtherKind::Backup => "backup of a recovery",
         OtherKind::Marker => "marker",
         OtherKind::Foreign => "foreign",
     }

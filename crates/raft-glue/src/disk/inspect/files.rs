@@ -10,7 +10,9 @@ use crate::disk::examine::{Examined, Repair};
 use crate::disk::file_system::Disk;
 use crate::disk::files;
 use crate::disk::metadata::Record;
-use crate::disk::names::{ASIDE, ClosedName, LOCK, MARKER, METADATA, OpenName, SnapshotName, TEMPORARY};
+use crate::disk::names::{
+    ASIDE, BACKUP, ClosedName, LOCK, MARKER, METADATA, OpenName, SnapshotName, TEMPORARY,
+};
 use crate::disk::segment::{self, End};
 use crate::disk::snapshot::{self, Unusable};
 use crate::{Entry, EntryKind, LogIndex, Term};
@@ -225,6 +227,7 @@ pub(super) fn others(sizes: &Sizes) -> Vec<OtherFile> {
             MARKER => OtherKind::Marker,
             _ if name.starts_with(TEMPORARY) => OtherKind::Temporary,
             _ if name.starts_with(ASIDE) => OtherKind::Aside,
+            _ if name.starts_with(BACKUP) => OtherKind::Backup,
             _ => OtherKind::Foreign,
         })
     };

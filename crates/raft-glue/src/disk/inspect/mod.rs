@@ -174,6 +174,8 @@ pub enum OtherKind {
     Temporary,
     /// Moved aside by a repair; nothing reads it.
     Aside,
+    /// Copied by a recovery before it was replaced; nothing reads it.
+    Backup,
     /// Says that the node may not vote before it has caught up.
     Marker,
     /// Not ours.
