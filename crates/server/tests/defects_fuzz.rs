@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use common::raw::{
     RawClient, exec_sql, exec_sql_with, header, message, open_request, prepare, query_sql, text_field,
 };
-use common::{ENDLESS, ENDLESS_INSERT, TestNode, eventually, memory, text};
+use common::{ENDLESS, ENDLESS_INSERT, TestNode, eventually, memory, sockets, text};
 use server::NodeId;
 use server::client::{Client, ClientError};
 use wire_protocol::rpc::{self, AppendEntriesResult, RequestVote, RequestVoteResult, TimeoutNow};
@@ -288,10 +288,6 @@ fn work(client: &mut Client, round: u64) -> Result<(), ClientError> {
     Ok(())
 }
 
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
@@ -303,7 +299,7 @@ fn any_bytes_leave_the_node_as_it_was() {
     let duration = Duration::from_secs(setting("FUZZ_SECONDS", 8));
     println!("FUZZ_SEED={seed}");
     let mut node = TestNode::start_tcp(1, |_| {});
-    let before = descriptors();
+    let before = sockets();
     let stop = AtomicBool::new(false);
     let attacks = AtomicU64::new(0);
     let rss_early = AtomicU64::new(0);
@@ -335,7 +331,7 @@ fn any_bytes_leave_the_node_as_it_was() {
     println!("{attacks} attacks, {acknowledged} rounds of honest work, memory {rss_early} + {grown} bytes");
     assert!(attacks > 100 && acknowledged > 0, "{attacks} attacks, {acknowledged} rounds");
     assert!(grown < 128 * MIB, "{grown} bytes");
-    eventually("all connections are closed", || descriptors() <= before + 2);
+    eventually("all connections are closed", || sockets() <= before + 2);
 
     let check = |node: &TestNode| {
         let mut client = None;

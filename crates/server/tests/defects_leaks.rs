@@ -10,7 +10,7 @@ use std::time::Duration;
 use common::raw::{
     CONNECT, EXEC, LEADER, OPEN, QUERY_SQL, RawClient, header, message, query_sql, text_field,
 };
-use common::{TestNode, eventually, memory, one};
+use common::{TestNode, eventually, memory, one, sockets};
 use wire_protocol::{Request, Response, RowsEnd, Value};
 
 const PARSE: u64 = 1005;
@@ -26,16 +26,12 @@ fn assert_alive(node: &TestNode) {
     assert_eq!(one(&mut node.open(), "SELECT 5"), Value::Integer(5));
 }
 
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 #[test]
 fn body_of_zero_words_is_answered_and_the_connection_goes_on() {
     // C never reads such a connection again, not even its end: 20 of them closed by their clients kept 20 descriptors.
     let _alone = alone();
     let node = TestNode::start_tcp(1, |_| {});
-    let before = descriptors();
+    let before = sockets();
     for _ in 0..20 {
         let mut client = RawClient::connect(&node.address);
         for kind in [LEADER, OPEN, EXEC, QUERY_SQL, 200] {
@@ -45,7 +41,7 @@ fn body_of_zero_words_is_answered_and_the_connection_goes_on() {
         }
         assert!(matches!(client.call(&Request::Leader), Response::Server { .. }));
     }
-    eventually("all sockets closed", || descriptors() <= before);
+    eventually("all sockets closed", || sockets() <= before);
     assert_alive(&node);
 }
 
@@ -54,7 +50,7 @@ fn malformed_connect_closes_the_connection() {
     // As C. It must not stay behind unread: the socket waits for what becomes of a CONNECT.
     let _alone = alone();
     let node = TestNode::start_tcp(1, |_| {});
-    let before = descriptors();
+    let before = sockets();
     for body in
         [vec![], vec![1; 8], [vec![1; 8], vec![0xff; 8]].concat(), [vec![1; 8], text_field(b"\xff")].concat()]
     {
@@ -64,7 +60,7 @@ fn malformed_connect_closes_the_connection() {
         assert_eq!(code, PARSE);
         client.expect_closed();
     }
-    eventually("all sockets closed", || descriptors() <= before);
+    eventually("all sockets closed", || sockets() <= before);
 }
 
 #[test]
@@ -200,12 +196,12 @@ fn names_that_were_only_opened_cost_nothing() {
     let mut kept = open("kept".to_owned());
     kept.exec_sql("CREATE TABLE t (n INTEGER)", &[]).unwrap();
     drop(open("warm up".to_owned()));
-    let (descriptors_before, memory_before) = (descriptors(), memory("VmRSS"));
+    let (sockets_before, memory_before) = (sockets(), memory("VmRSS"));
     for number in 0..5000 {
         let mut client = open(format!("{number}-{}", "x".repeat(400)));
         client.query_sql("SELECT * FROM sqlite_schema", &[]).unwrap();
     }
-    eventually("all sockets closed", || descriptors() <= descriptors_before);
+    eventually("all sockets closed", || sockets() <= sockets_before);
     let grown = memory("VmRSS").saturating_sub(memory_before);
     assert!(grown < 4 * MIB, "{grown} bytes");
     assert_eq!(one(&mut kept, "SELECT count(*) FROM t"), Value::Integer(0));

@@ -1,6 +1,6 @@
 //! Changes of the cluster: who asks for them, and what becomes of nodes that were removed.
 
-use wire_protocol::{Request, Response, Role};
+use wire_protocol::{NodeId, Request, Response, Role};
 
 use crate::client::{Afterwards, Client, Errand, Stage};
 use crate::scenario::{MILLISECOND, SECOND};
@@ -148,11 +148,15 @@ impl World {
         if self.machines[node].process.is_some() {
             self.kill(node);
         }
-        self.oracle.emptied(self.machines[node].id);
         let seed = self.random.number();
+        let id = NodeId(self.next_id);
+        self.next_id += 1;
         let machine = &mut self.machines[node];
+        // Hosts make a new id for an empty directory: the votes of the old one are forgotten.
+        machine.id = id;
         machine.disk = raft_glue::disk::MemoryDisk::new(seed);
         machine.ruined = false;
+        machine.damaged = None;
         machine.starting = true;
         self.plan(SECOND, Event::Start { node });
     }

@@ -68,6 +68,7 @@ impl World {
     /// Clients end; nodes become equal.
     pub(crate) fn settle(&mut self) -> Result<(), Violation> {
         self.phase = Phase::Settling;
+        self.retire(self.scenario.clients);
         let until_us = self.now_us + SETTLE_US;
         while self.now_us < until_us {
             self.run_until(self.now_us + LOOK_US)?;

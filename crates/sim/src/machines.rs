@@ -178,7 +178,7 @@ impl World {
                 }
                 self.plan(wait_us, Event::Snapshot { node, epoch });
             }
-            Output::Transmit { to, message, .. } => self.transmit(node, to, &message),
+            Output::Transmit { to, address, message } => self.transmit(node, to, &address, &message),
             Output::Stopped => {}
             Output::Failed(reason) => self.node_failed(node, &reason)?,
         }
@@ -395,8 +395,9 @@ impl World {
 
     // ---- wires ----
 
-    fn transmit(&mut self, node: usize, to: NodeId, message: &rpc::Message) {
-        let Some(peer) = self.machines.iter().position(|machine| machine.id == to) else { return };
+    /// Whoever lives at the address gets it, also if that is not who is meant.
+    fn transmit(&mut self, node: usize, to: NodeId, address: &str, message: &rpc::Message) {
+        let Some(peer) = self.machines.iter().position(|machine| machine.address == address) else { return };
         let mut bytes = BytesMut::with_capacity(message.encoded_len());
         message.encode(&mut bytes);
         let parcel =

@@ -18,6 +18,9 @@ const TWICE: u64 = 16;
 /// Events shown with a failure.
 const LAST_EVENTS: usize = 60;
 
+/// Failures that a summary tells how to reproduce.
+const MAX_SHOWN: usize = 20;
+
 /// Where a panic happened and what it said.
 static PANIC: Mutex<Option<String>> = Mutex::new(None);
 
@@ -204,7 +207,7 @@ fn collect(lines: &mpsc::Receiver<Line>, range: (u64, u64), arguments: &Argument
     for (kind, count) in kinds {
         println!("{count:>6} {kind}");
     }
-    for seed in failures.keys() {
+    for seed in failures.keys().take(MAX_SHOWN) {
         println!("reproduce: cargo run --release -p sim -- --seed {seed} --minutes {}", arguments.minutes);
     }
     failures.is_empty() && done == total

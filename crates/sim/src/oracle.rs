@@ -83,11 +83,6 @@ impl Oracle {
         self.committed.last_key_value().map_or(0, |(index, _)| *index)
     }
 
-    /// The disk of a node is emptied.
-    pub(crate) fn emptied(&mut self, node: NodeId) {
-        self.records.remove(&node.0);
-    }
-
     /// The disk of a node is damaged behind its back.
     pub(crate) fn damaged(&mut self, node: NodeId) {
         self.record(node).damaged = true;

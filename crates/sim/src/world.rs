@@ -20,6 +20,9 @@ use crate::stats::Stats;
 use crate::trace::{Detail, Kept, Trace};
 use crate::workload::Author;
 
+/// More events than this mean that something goes round in circles.
+const MAX_EVENTS: u64 = 3_000_000;
+
 /// Something that is going to happen.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -109,11 +112,14 @@ pub struct World {
     pub(crate) now_us: u64,
     pub(crate) phase: Phase,
     queue: BinaryHeap<Reverse<Planned>>,
+    happened: u64,
     order: u64,
     pub(crate) machines: Vec<Machine>,
     pub(crate) network: Network,
     pub(crate) sockets: BTreeMap<u64, Socket>,
     pub(crate) next_socket: u64,
+    /// Id of the next node that replaces another.
+    pub(crate) next_id: u64,
     pub(crate) cut_from_clients: Vec<u32>,
     pub(crate) clients: Vec<Client>,
     pub(crate) author: Author,
@@ -159,11 +165,13 @@ impl World {
             now_us: 0,
             phase: Phase::Hostile,
             queue: BinaryHeap::new(),
+            happened: 0,
             order: 0,
             machines,
             network: Network::new(scenario.nodes, scenario.latency_us),
             sockets: BTreeMap::new(),
             next_socket: 1,
+            next_id: scenario.nodes as u64 + 1,
             cut_from_clients: vec![0; scenario.nodes],
             clients: (0..scenario.clients).map(|_| Client::default()).collect(),
             author: Author::default(),
@@ -239,6 +247,11 @@ impl World {
         while self.queue.peek().is_some_and(|Reverse(next)| next.at_us < until_us) {
             let Some(Reverse(next)) = self.queue.pop() else { break };
             self.now_us = next.at_us;
+            self.happened += 1;
+            if self.happened > MAX_EVENTS {
+                let text = format!("{MAX_EVENTS} events in {} s", self.now_us / SECOND);
+                return Err(Violation::new("nothing goes round in circles", text));
+            }
             self.happen(next.event)?;
         }
         self.now_us = until_us;
