@@ -225,6 +225,9 @@ void dqlite_node_destroy(struct dqlite_node *n);
  * Blocks until everything on disk is loaded and connections are served. If the node is the only voter of its cluster
  * it leads by then; otherwise clients find the leader by asking.
  *
+ * If the environment variable LIBDQLITE_TRACE is set, the library reports on stderr from here on: a number from 1
+ * (everything) to 5 is the lowest level.
+ *
  * Returns DQLITE_ERROR with a text for dqlite_node_errmsg() when the directory is locked by a running node (this one
  * included), cannot be loaded, or when the address is taken; destroy the node then. Returns DQLITE_MISUSE when no bind
  * address was set, when the id is 0, or when the node was started before and stopped: make a new one.

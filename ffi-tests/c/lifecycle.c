@@ -42,7 +42,7 @@ static void everything_is_closed_on_exec(void)
 static void simple(const char *base)
 {
     const char *dir = test_dir(base, "simple");
-    dqlite_node *node = test_node(1, "@dqlite-c-life", dir);
+    dqlite_node *node = test_node(1, test_name("life"), dir);
     const char *text = dqlite_node_errmsg(node);
     uint64_t index = 5, term = 6;
 
@@ -56,7 +56,7 @@ static void simple(const char *base)
     EQUAL(dqlite_node_stop(node), 2);
     EQUAL(dqlite_node_handover(node), 2);
     EQUAL(dqlite_node_start(node), 2);
-    OK_ON(node, dqlite_node_set_bind_address(node, "@dqlite-c-life"));
+    OK_ON(node, dqlite_node_set_bind_address(node, test_name("life")));
     OK_ON(node, dqlite_node_start(node));
     CHECK(test_threads() > 1);
     everything_is_closed_on_exec();
@@ -73,49 +73,49 @@ static void simple(const char *base)
     EQUAL(dqlite_node_stop(node), 2);
     EQUAL(dqlite_node_handover(node), 2);
     EQUAL(dqlite_node_start(node), 2);
-    SAME_TEXT(dqlite_node_get_bind_address(node), "@dqlite-c-life");
+    SAME_TEXT(dqlite_node_get_bind_address(node), test_name("life"));
     EQUAL(test_threads(), 1);
     dqlite_node_destroy(node);
 
     /* The same directory and address at once, several times; the bootstrap entry is written once. */
     for (int i = 0; i < 3; i++) {
-        node = test_node(1, "@dqlite-c-life", dir);
+        node = test_node(1, test_name("life"), dir);
         OK_ON(node, dqlite_node_describe_last_entry(node, &index, &term));
         CHECK(index >= 1 && term >= 1);
         dqlite_node_destroy(node);
-        node = test_started(1, "@dqlite-c-life", dir);
+        node = test_started(1, test_name("life"), dir);
         EQUAL(dqlite_node_stop(node), 0);
         dqlite_node_destroy(node);
     }
 
     /* Destroying a running node is forbidden, but it must not leave threads behind in freed memory. */
-    node = test_started(1, "@dqlite-c-life", dir);
+    node = test_started(1, test_name("life"), dir);
     dqlite_node_destroy(node);
     EQUAL(test_threads(), 1);
 }
 
 static void ids(const char *base)
 {
-    dqlite_node *node = test_node(0, "@dqlite-c-zero", test_dir(base, "zero"));
+    dqlite_node *node = test_node(0, test_name("zero"), test_dir(base, "zero"));
     const char *dir = test_dir(base, "other");
     uint64_t index, term;
 
-    OK_ON(node, dqlite_node_set_bind_address(node, "@dqlite-c-zero"));
+    OK_ON(node, dqlite_node_set_bind_address(node, test_name("zero")));
     EQUAL(dqlite_node_start(node), 2);
     dqlite_node_destroy(node);
 
     /* A node with any other id waits to be added to a cluster. */
-    node = test_started(77, "@dqlite-c-other", dir);
+    node = test_started(77, test_name("other"), dir);
     EQUAL(dqlite_node_stop(node), 0);
     dqlite_node_destroy(node);
-    node = test_node(77, "@dqlite-c-other", dir);
+    node = test_node(77, test_name("other"), dir);
     OK_ON(node, dqlite_node_describe_last_entry(node, &index, &term));
     EQUAL(index, 0);
     dqlite_node_destroy(node);
 
     /* go-dqlite's bootstrap id starts a cluster. */
     dir = test_dir(base, "bootstrap");
-    node = test_started(0x2dc171858c3155beULL, "@dqlite-c-boot", dir);
+    node = test_started(0x2dc171858c3155beULL, test_name("boot"), dir);
     files_after_first_start(dir);
     dqlite_node_destroy(node);
 }
@@ -145,11 +145,11 @@ static void one_port(const char *base)
 static void one_directory(const char *base)
 {
     const char *dir = test_dir(base, "shared");
-    dqlite_node *first = test_started(1, "@dqlite-c-lock1", dir);
-    dqlite_node *second = test_node(1, "@dqlite-c-lock2", dir);
-    dqlite_node_info info = {1, "@dqlite-c-lock2"};
+    dqlite_node *first = test_started(1, test_name("lock1"), dir);
+    dqlite_node *second = test_node(1, test_name("lock2"), dir);
+    dqlite_node_info info = {1, test_name("lock2")};
 
-    OK_ON(second, dqlite_node_set_bind_address(second, "@dqlite-c-lock2"));
+    OK_ON(second, dqlite_node_set_bind_address(second, test_name("lock2")));
     EQUAL(dqlite_node_recover(second, &info, 1), 1);
     EQUAL(dqlite_node_start(second), 1);
     SAME_TEXT(dqlite_node_errmsg(second), "couldn't lock the raft directory");
@@ -165,7 +165,7 @@ static void *stop(void *node)
 
 static void stopped_from_two_threads(const char *base)
 {
-    dqlite_node *node = test_started(1, "@dqlite-c-stops", test_dir(base, "stops"));
+    dqlite_node *node = test_started(1, test_name("stops"), test_dir(base, "stops"));
     pthread_t threads[2];
     void *results[2];
     int i;

@@ -8,6 +8,7 @@
  *   busy=MS            dqlite_node_set_busy_timeout
  *   last-entry         prints "LAST index term" before the start
  *   recover            makes this node the only voter, before the start
+ *   exit               ends here, without a start
  *
  * Prints READY once the node runs, stops it at the end of standard input, exits with 0 if all went well. */
 #define _GNU_SOURCE
@@ -29,6 +30,7 @@ struct info_ext {
 static void *library;
 static dqlite_node *node;
 static const char *(*errmsg)(dqlite_node *);
+static void (*destroy)(dqlite_node *);
 
 static void fail(const char *format, ...)
 {
@@ -120,6 +122,9 @@ static void apply(const char *option, uint64_t id, const char *address)
         print_last_entry();
     } else if (strcmp(option, "recover") == 0) {
         recover(id, address);
+    } else if (strcmp(option, "exit") == 0) {
+        destroy(node);
+        exit(0);
     } else {
         fail("unknown option %s", option);
     }
@@ -130,7 +135,6 @@ int main(int argc, char **argv)
     int (*create)(unsigned long long, const char *, const char *, dqlite_node **);
     int (*set_bind_address)(dqlite_node *, const char *);
     int (*start)(dqlite_node *), (*stop)(dqlite_node *);
-    void (*destroy)(dqlite_node *);
     unsigned long long id;
     char byte;
 

@@ -63,10 +63,10 @@ int main(int argc, char **argv)
     CHECK(dqlite_generate_node_id("1") != 0);
     child = fork();
     if (child == 0) {
-        use(test_dir(base, "child"), "@dqlite-c-child");
+        use(test_dir(base, "child"), test_name("child"));
         _exit(0);
     }
-    use(test_dir(base, "parent"), "@dqlite-c-parent");
+    use(test_dir(base, "parent"), test_name("parent"));
     child_result(child);
 
     /* Another process is shown the door without a byte. */
@@ -75,13 +75,13 @@ int main(int argc, char **argv)
     if (child == 0) {
         close(ready[1]);
         CHECK(read(ready[0], &byte, 1) == 1);
-        fd = test_connect_abstract("@dqlite-c-guest");
+        fd = test_connect_abstract(test_name("guest"));
         CHECK(fd >= 0);
         EQUAL(test_read(fd, &byte, 1), 0);
         _exit(0);
     }
     close(ready[0]);
-    node = test_started(1, "@dqlite-c-guest", test_dir(base, "guest"));
+    node = test_started(1, test_name("guest"), test_dir(base, "guest"));
     CHECK(write(ready[1], "x", 1) == 1);
     close(ready[1]);
     child_result(child);
@@ -93,14 +93,14 @@ int main(int argc, char **argv)
         memset(query, 0, sizeof query);
         query[0] = test_header(sizeof query / 8 - 1, 9);
         memcpy(query + 2, sql, sizeof sql);
-        fd = test_connect_abstract("@dqlite-c-guest");
+        fd = test_connect_abstract(test_name("guest"));
         CHECK(fd >= 0);
         test_open(fd);
         test_send(fd, query, sizeof query / 8);
         CHECK(test_read(fd, query, 8) == 8);
         close(fd);
     }
-    fd = test_connect_abstract("@dqlite-c-guest");
+    fd = test_connect_abstract(test_name("guest"));
     CHECK(fd >= 0);
     test_open(fd);
     EQUAL(test_exec(fd, "CREATE TABLE t (x)"), 6);

@@ -85,14 +85,14 @@ int main(int argc, char **argv)
 {
     const char *base = test_base(argc, argv);
     const char *dir = test_dir(base, "node");
-    dqlite_node_info self = {1, "@dqlite-c-recover"};
+    dqlite_node_info self = {1, test_name("recover")};
     uint64_t index;
     dqlite_node *node;
     int before = test_descriptors(), fd;
 
-    node = test_started(1, "@dqlite-c-recover", dir);
+    node = test_started(1, test_name("recover"), dir);
     EQUAL(dqlite_node_recover(node, &self, 1), 1);
-    fd = test_connect_abstract("@dqlite-c-recover");
+    fd = test_connect_abstract(test_name("recover"));
     CHECK(fd >= 0);
     test_open(fd);
     EQUAL(test_exec(fd, "CREATE TABLE t (x)"), 6);
@@ -112,8 +112,8 @@ int main(int argc, char **argv)
     dqlite_node_destroy(node);
 
     /* The data is still there, and the node leads the cluster it was given. */
-    node = test_started(1, "@dqlite-c-recover", dir);
-    fd = test_connect_abstract("@dqlite-c-recover");
+    node = test_started(1, test_name("recover"), dir);
+    fd = test_connect_abstract(test_name("recover"));
     CHECK(fd >= 0);
     test_open(fd);
     EQUAL(test_exec(fd, "INSERT INTO t VALUES (2)"), 6);
@@ -123,9 +123,9 @@ int main(int argc, char **argv)
     dqlite_node_destroy(node);
 
     /* A recovered object may be started itself. */
-    node = test_node(1, "@dqlite-c-recover", dir);
+    node = test_node(1, test_name("recover"), dir);
     OK_ON(node, dqlite_node_recover(node, &self, 1));
-    OK_ON(node, dqlite_node_set_bind_address(node, "@dqlite-c-recover"));
+    OK_ON(node, dqlite_node_set_bind_address(node, test_name("recover")));
     OK_ON(node, dqlite_node_start(node));
     EQUAL(dqlite_node_stop(node), 0);
     dqlite_node_destroy(node);

@@ -66,11 +66,34 @@
         }                                                                                         \
     } while (0)
 
+/* The last part of the base directory, which no other run has. */
+static UNUSED const char *test_tag = "";
+
 static UNUSED const char *test_base(int argc, char **argv)
 {
+    const char *slash;
     CHECK(argc == 2);
+    slash = strrchr(argv[1], '/');
+    test_tag = slash == NULL ? argv[1] : slash + 1;
     alarm(120); /* A test that hangs fails. */
     return argv[1];
+}
+
+/* An abstract address of this run: programs run beside each other, and all on a machine share these names. */
+static UNUSED const char *test_name(const char *name)
+{
+    static char names[64][128];
+    static int used = 0;
+    char text[128];
+    int i;
+    CHECK(snprintf(text, sizeof text, "@dqlite-c-%s-%s", name, test_tag) < (int)sizeof text);
+    for (i = 0; i < used; i++) {
+        if (strcmp(names[i], text) == 0) {
+            return names[i];
+        }
+    }
+    CHECK(used < 64);
+    return strcpy(names[used++], text);
 }
 
 /* A new directory below the base; the text lives until the program ends. */

@@ -18,9 +18,12 @@ trap 'chmod -R u+w "$scratch"; rm -rf "$scratch"' EXIT
 export CGO_CFLAGS="-I$prefix/include" CGO_LDFLAGS="-L$prefix/lib" CGO_LDFLAGS_ALLOW="-Wl,-z,now"
 export LD_LIBRARY_PATH="$prefix/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 
+# Without this, go-sqlite3 puts a SQLite of its own, 3.35.4, in the place of the system's for libdqlite too.
+export GOFLAGS="-mod=mod -tags=libsqlite3"
+
 isolated() {
     if unshare -n ip link set lo up 2>/dev/null; then
-        GOPROXY=off GOFLAGS=-mod=mod unshare -n sh -c 'ip link set lo up && exec "$@"' sh "$@"
+        GOPROXY=off unshare -n sh -c 'ip link set lo up && exec "$@"' sh "$@"
     else
         "$@"
     fi

@@ -107,7 +107,7 @@ impl Cluster {
                 images.push((node.id, image::merged(&files)?));
             }
             let (first, image) = images.pop().ok_or("no node runs")?;
-            for (other, different) in images.iter().filter(|(_, candidate)| *candidate != image) {
+            if let Some((other, different)) = images.iter().find(|(_, candidate)| *candidate != image) {
                 return Err(image::difference(&image, different)
                     .map_or_else(String::new, |place| format!("nodes {first} and {other} differ: {place}")));
             }

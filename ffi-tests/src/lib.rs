@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod image;
+pub mod load;
 pub mod node;
 
 use std::ffi::OsString;

@@ -133,20 +133,7 @@ impl Node {
 
     /// Starts the process and waits until the node runs; returns the lines it printed before.
     pub fn start(&mut self) -> Result<Vec<String>, String> {
-        assert!(self.process.is_none(), "node {} runs already", self.id);
-        let program = node_program().ok_or("no program to run a node with")?;
-        let failed = |error: std::io::Error| format!("start {}: {error}", self.describe());
-        fs::create_dir_all(&self.directory).map_err(failed)?;
-        let log = File::create(self.log_path()).map_err(failed)?;
-        let mut command = Command::new(program);
-        command.arg(&self.library.path).arg(self.id.to_string()).arg(&self.address).arg(&self.bind);
-        command.arg(&self.directory).args(&self.options);
-        command.env("LD_LIBRARY_PATH", search_path(&self.library.path));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-        let mut child = command.spawn().map_err(failed)?;
-        let input = child.stdin.take().expect("standard input is a pipe");
-        let lines = lines_of(child.stdout.take().expect("standard output is a pipe"));
-        self.process = Some(Process { child, input });
+        let lines = self.spawn(&[])?;
         let mut said = Vec::new();
         loop {
             match lines.recv_timeout(PATIENCE) {
@@ -162,6 +149,45 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// Runs the process with these options only, which must end it before the node is started; returns what it printed.
+    pub fn offline(&mut self, options: &[&str]) -> Result<Vec<String>, String> {
+        let lines = self.spawn(&[options, &["exit"]].concat())?;
+        let said = lines.iter().collect();
+        self.stop().map(|()| said)
+    }
+
+    /// Ends the process with SIGKILL this long after it began to start.
+    pub fn kill_while_starting(&mut self, after: Duration) -> Result<(), String> {
+        self.spawn(&[])?;
+        std::thread::sleep(after);
+        self.kill();
+        Ok(())
+    }
+
+    /// Starts the process, with the node's own options if none are given; returns the lines it prints.
+    fn spawn(&mut self, options: &[&str]) -> Result<Receiver<String>, String> {
+        assert!(self.process.is_none(), "node {} runs already", self.id);
+        let program = node_program().ok_or("no program to run a node with")?;
+        let failed = |error: std::io::Error| format!("start {}: {error}", self.describe());
+        fs::create_dir_all(&self.directory).map_err(failed)?;
+        let log = File::create(self.log_path()).map_err(failed)?;
+        let mut command = Command::new(program);
+        command.arg(&self.library.path).arg(self.id.to_string()).arg(&self.address).arg(&self.bind);
+        command.arg(&self.directory);
+        if options.is_empty() {
+            command.args(&self.options);
+        } else {
+            command.args(options);
+        }
+        command.env("LD_LIBRARY_PATH", search_path(&self.library.path));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+        let mut child = command.spawn().map_err(failed)?;
+        let input = child.stdin.take().expect("standard input is a pipe");
+        let lines = lines_of(child.stdout.take().expect("standard output is a pipe"));
+        self.process = Some(Process { child, input });
+        Ok(lines)
     }
 
     /// Stops it as a host does, and checks that it could.
@@ -207,6 +233,12 @@ impl Node {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(|process| process.child.id())
+    }
+
+    /// Gives it an address that nothing else uses, to be known by and to listen at from the next start on.
+    pub fn change_address(&mut self) {
+        self.address = new_address();
+        self.bind.clone_from(&self.address);
     }
 
     /// A connection to where it listens.
@@ -268,7 +300,7 @@ fn lines_of(output: impl std::io::Read + Send + 'static) -> Receiver<String> {
 
 /// C's library finds libraft next to itself.
 fn search_path(library: &Path) -> OsString {
-    let mut path = library.parent().unwrap_or(Path::new(".")).as_os_str().to_owned();
+    let mut path = library.parent().unwrap_or_else(|| Path::new(".")).as_os_str().to_owned();
     if let Some(configured) = std::env::var_os("LD_LIBRARY_PATH") {
         path.push(":");
         path.push(configured);

@@ -213,3 +213,28 @@ fn lifecycle_with_the_static_library() {
     let data = tempfile::tempdir().unwrap();
     run(Command::new(&program).arg(data.path())).unwrap_or_else(|error| panic!("{error}"));
 }
+
+#[test]
+fn nothing_is_printed_unless_tracing_is_asked_for() {
+    if !have(&["gcc", "pkg-config"]) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile("gcc", "recover.c", &[], Link::Shared, directory.path());
+    let printed = |level: Option<&str>| {
+        let data = tempfile::tempdir().unwrap();
+        let mut command = Command::new(&program);
+        command.arg(data.path()).env_remove("LIBDQLITE_TRACE");
+        command.envs(level.map(|level| ("LIBDQLITE_TRACE", level)));
+        let output = command.output().unwrap();
+        assert!(output.status.success() && output.stdout.is_empty());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(printed(None), "");
+    assert_eq!(printed(Some("5")), "");
+    let everything = printed(Some(""));
+    assert!(everything.lines().count() > 0);
+    for line in everything.lines() {
+        assert!(line.starts_with("LIBDQLITE["), "{line}");
+    }
+}

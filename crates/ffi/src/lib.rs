@@ -17,5 +17,6 @@ pub mod recover;
 pub mod server_api;
 pub mod settings;
 mod strings;
+mod trace;
 pub mod types;
 pub mod version;

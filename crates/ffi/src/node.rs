@@ -12,6 +12,7 @@ use server::{Node, NodeError};
 use crate::error::{DQLITE_ERROR, DQLITE_MISUSE, DQLITE_OK};
 use crate::guard::guard;
 use crate::strings::{self, ErrorText};
+use crate::trace;
 use crate::types::dqlite_node_id;
 
 /// A dqlite node: one member of a cluster, with its data directory, its socket and its threads.
@@ -185,13 +186,21 @@ pub unsafe extern "C" fn dqlite_node_destroy(n: *mut dqlite_node) {
 /// Blocks until everything on disk is loaded and connections are served. If the node is the only voter of its cluster
 /// it leads by then; otherwise clients find the leader by asking.
 ///
+/// If the environment variable LIBDQLITE_TRACE is set, the library reports on stderr from here on: a number from 1
+/// (everything) to 5 is the lowest level.
+///
 /// Returns DQLITE_ERROR with a text for dqlite_node_errmsg() when the directory is locked by a running node (this one
 /// included), cannot be loaded, or when the address is taken; destroy the node then. Returns DQLITE_MISUSE when no bind
 /// address was set, when the id is 0, or when the node was started before and stopped: make a new one.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_node_start(n: *mut dqlite_node) -> c_int {
     // SAFETY: the contract asks for NULL or a node.
-    unsafe { on_handle(n, |handle| handle.with_node_recorded(|node| node.start())) }
+    unsafe {
+        on_handle(n, |handle| {
+            trace::enable_if_wanted();
+            handle.with_node_recorded(|node| node.start())
+        })
+    }
 }
 
 /// Prepares the shutdown of a node: passes on its leadership and its vote to others. The node keeps running.

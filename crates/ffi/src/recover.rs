@@ -7,6 +7,7 @@ use server::{Configuration, NodeId, Role, Server};
 use crate::error::{DQLITE_MISUSE, DQLITE_NOMEM};
 use crate::node::{dqlite_node, on_handle};
 use crate::strings;
+use crate::trace;
 use crate::types::{dqlite_node_info, dqlite_node_info_ext};
 
 /// Size of `dqlite_node_info_ext`, and the stride of an array of it, whatever its elements say.
@@ -100,6 +101,7 @@ unsafe fn from_infos_ext(infos: *const dqlite_node_info_ext, count: usize) -> Re
 }
 
 fn recover(handle: &dqlite_node, configuration: Result<Configuration, Misuse>) -> c_int {
+    trace::enable_if_wanted();
     configuration
         .map_or(DQLITE_MISUSE, |configuration| handle.with_node_recorded(|node| node.recover(configuration)))
 }

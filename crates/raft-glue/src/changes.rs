@@ -231,8 +231,9 @@ impl Replica {
         if let Some((request, _)) = self.requests.appended.take_if(|(_, appended)| *appended <= index) {
             self.finish(request, Ok(()));
         }
-        let (committed, committed_index) = self.membership.committed(index);
-        if self.leading.is_some() && committed_index == index && !committed.is_voter(self.config.id) {
+        // Older configurations, from before we were a voter, are applied after a restart as well.
+        let newest = self.membership.newest_index() == index;
+        if newest && self.leading.is_some() && !self.configuration().is_voter(self.config.id) {
             let term = self.raw.raft.term;
             self.raw.raft.become_follower(term, 0);
         }

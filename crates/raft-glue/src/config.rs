@@ -16,6 +16,23 @@ pub enum TrailingStrategy {
     Dynamic,
 }
 
+/// When a snapshot is wanted, besides that [`Config::snapshot_threshold`] entries were applied since the last one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SnapshotRule {
+    /// At once: what a host asked for is done to the letter.
+    #[default]
+    Threshold,
+    /// When the log since the last one is as long as the state itself, and at the latest when it is 1 GiB long or has
+    /// 262,144 entries. So a small state is written as often as with C's default, and of a large one no more is
+    /// written for snapshots than for the log; a start never replays more than fits into the memory that the state takes.
+    BySize,
+}
+
+/// Longest log that [`SnapshotRule::BySize`] lets grow, bytes of data.
+pub(crate) const MAX_LOG_BYTES: u64 = 1 << 30;
+/// The same in entries.
+pub(crate) const MAX_LOG_ENTRIES: u64 = 1 << 18;
+
 /// Settings of one replica. They never change while it lives.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -31,6 +48,8 @@ pub struct Config {
     pub seed: u64,
     /// A snapshot is wanted after this many applied entries.
     pub snapshot_threshold: u64,
+    /// What else must be.
+    pub snapshot_rule: SnapshotRule,
     /// Entries kept behind a snapshot.
     pub snapshot_trailing: u64,
     /// Accepted for C's sake.
@@ -57,6 +76,7 @@ impl Config {
             heartbeat_timeout_ms: 500,
             seed: 0,
             snapshot_threshold: 1024,
+            snapshot_rule: SnapshotRule::default(),
             snapshot_trailing: 8192,
             trailing_strategy: TrailingStrategy::default(),
             max_catch_up_rounds: 100,

@@ -16,7 +16,7 @@ mod settle;
 mod storage;
 mod types;
 
-pub use config::{Config, ReplicaError, TrailingStrategy};
+pub use config::{Config, ReplicaError, SnapshotRule, TrailingStrategy};
 pub use error::{ChangeError, ProposeError};
 pub use replica::{Output, ReadEntries, Replica, RequestId};
 pub use types::{Committed, HardState, InstalledSnapshot, Loaded, Persist, SnapshotMetadata};

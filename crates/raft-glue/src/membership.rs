@@ -186,7 +186,7 @@ mod tests {
         let mut membership = Membership::default();
         membership.push(LogIndex(1), Term(1), first.clone());
         membership.push(LogIndex(5), Term(1), second.clone());
-        membership.push(LogIndex(5), Term(1), first.clone());
+        membership.push(LogIndex(5), Term(1), first);
         membership.push(LogIndex(9), Term(2), third.clone());
         assert_eq!(membership.newest(), &third);
         assert_eq!(membership.committed(LogIndex(8)), (&second, LogIndex(5)));

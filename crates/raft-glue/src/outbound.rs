@@ -53,17 +53,9 @@ impl Replica {
 
     fn append_entries(&mut self, to: NodeId, message: &mut Message) -> Option<rpc::Message> {
         let leading = self.leading?;
-        let matched = self.raw.raft.prs().get(to.0)?.matched;
         let mut entries: Vec<RaftEntry> = message.take_entries().into();
-        // raft-rs adds entries to an append without entries that waits for the same peer, whatever its previous index.
-        // Among raft-rs nodes that does no harm, but here a receiver counts from the previous index.
-        let (prev, prev_term) = match entries.first() {
-            Some(first) if first.index != message.index + 1 => {
-                let prev = first.index.checked_sub(1)?;
-                (prev, self.raw.raft.raft_log.term(prev).ok()?)
-            }
-            _ => (message.index, message.log_term),
-        };
+        let (prev, prev_term) = self.previous(message, entries.first())?;
+        let matched = self.raw.raft.prs().get(to.0)?.matched;
         if matched < leading.first_index {
             if prev == 0 && self.raw.store().snapshot_metadata().is_some() {
                 // A C node whose log is compacted aborts on entries from the very beginning.
@@ -87,6 +79,21 @@ impl Replica {
             leader_commit: LogIndex(message.commit.min(covered)),
             entries: entries.iter().map(from_raft).collect(),
         }))
+    }
+
+    /// Index and term of the entry before `first`.
+    ///
+    /// raft-rs adds entries to an append to the same peer that waits to be sent. If that one has no entries yet and the
+    /// peer was set back since it was made, it still refers to a later entry than the one before `first`; sent like
+    /// that, the peer would store the right entries in the wrong places.
+    fn previous(&self, message: &Message, first: Option<&RaftEntry>) -> Option<(u64, u64)> {
+        match first {
+            Some(first) if first.index != message.index + 1 => {
+                let prev = first.index - 1;
+                Some((prev, self.raw.raft.raft_log.term(prev).ok()?))
+            }
+            _ => Some((message.index, message.log_term)),
+        }
     }
 
     /// An empty append: where the peer should be, if it follows; else at our last entry, which it either has, or

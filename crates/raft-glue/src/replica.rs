@@ -18,7 +18,7 @@ use raft::{GetEntriesContext, RawNode, SnapshotStatus, StateRole};
 use wire_protocol::{Configuration, Entry, EntryKind, LogIndex, NodeId, Term, rpc};
 
 use crate::changes::Requests;
-use crate::config::{Config, ReplicaError};
+use crate::config::{Config, MAX_LOG_BYTES, MAX_LOG_ENTRIES, ReplicaError, SnapshotRule};
 use crate::entry::to_raft;
 use crate::error::{ChangeError, ProposeError};
 use crate::logger::logger;
@@ -154,6 +154,8 @@ pub struct Replica {
     pub(crate) campaigns: u64,
     pub(crate) lost_undelivered: bool,
     snapshot_attempt: u64,
+    /// Data of the entries that were applied since the newest snapshot.
+    applied_bytes: u64,
     pub(crate) reads: BTreeMap<LogIndex, Vec<GetEntriesContext>>,
     pub(crate) halted: bool,
 }
@@ -235,6 +237,7 @@ impl Replica {
             campaigns: 0,
             lost_undelivered: false,
             snapshot_attempt: 0,
+            applied_bytes: 0,
             reads: BTreeMap::new(),
             halted: false,
         };
@@ -317,11 +320,12 @@ impl Replica {
 
     /// The state machine holds the snapshot at this index.
     pub fn handle_restored(&mut self, index: LogIndex) {
-        if self.halted || !self.installing.as_ref().is_some_and(|snapshot| snapshot.metadata.index == index) {
+        if self.halted || self.installing.as_ref().is_none_or(|snapshot| snapshot.metadata.index != index) {
             return;
         }
         self.installing = None;
         self.snapshot_attempt = index.0;
+        self.applied_bytes = 0;
         self.raw.advance_apply_to(index.0);
         self.settle(Vec::new());
     }
@@ -331,6 +335,8 @@ impl Replica {
         if self.halted {
             return;
         }
+        let before = self.raw.raft.raft_log.applied;
+        self.applied_bytes += self.raw.store().data_bytes(before + 1, index.0);
         self.raw.advance_apply_to(index.0);
         let limit_bytes = self.config.log_cache_bytes;
         let until = index.0.min(self.raw.raft.raft_log.persisted);
@@ -343,12 +349,20 @@ impl Replica {
 
     /// Whether it is time for a snapshot of everything applied so far. The caller then writes it and reports with
     /// [`Self::handle_snapshot_taken`] or [`Self::handle_snapshot_failed`].
-    pub fn begin_snapshot(&mut self) -> Option<SnapshotMetadata> {
+    ///
+    /// `state_bytes` tells the size of the state; it is asked only if the answer depends on it.
+    pub fn begin_snapshot(&mut self, state_bytes: impl FnOnce() -> u64) -> Option<SnapshotMetadata> {
         let log = &self.raw.raft.raft_log;
         let applied = log.applied;
-        let last = self.raw.store().snapshot_metadata().map_or(0, |snapshot| snapshot.index.0);
-        let due = last.max(self.snapshot_attempt).saturating_add(self.config.snapshot_threshold);
+        let due =
+            self.snapshot_index().max(self.snapshot_attempt).saturating_add(self.config.snapshot_threshold);
         if self.halted || self.snapshot_running || self.installing.is_some() || applied < due {
+            return None;
+        }
+        if self.config.snapshot_rule == SnapshotRule::BySize
+            && applied - self.snapshot_index() < MAX_LOG_ENTRIES
+            && self.applied_bytes < MAX_LOG_BYTES.min(state_bytes())
+        {
             return None;
         }
         let term = Term(log.term(applied).expect("applied entries that no snapshot covers are in the log"));
@@ -369,12 +383,23 @@ impl Replica {
         self.membership.compact(metadata.index);
         let trailing = self.config.snapshot_trailing;
         self.raw.mut_store().compact(metadata.clone(), trailing);
+        let applied = self.raw.raft.raft_log.applied;
+        self.applied_bytes = self.raw.store().data_bytes(metadata.index.0 + 1, applied);
     }
 
     /// The snapshot was not written. The next attempt comes after another threshold of entries.
     pub fn handle_snapshot_failed(&mut self) {
         self.snapshot_running = false;
         self.snapshot_attempt = self.raw.raft.raft_log.applied;
+    }
+
+    /// What kept a snapshot from being written is over: the next attempt need not wait.
+    pub fn retry_snapshot(&mut self) {
+        self.snapshot_attempt = self.snapshot_attempt.min(self.snapshot_index());
+    }
+
+    fn snapshot_index(&self) -> u64 {
+        self.raw.store().snapshot_metadata().map_or(0, |snapshot| snapshot.index.0)
     }
 
     /// The content of the snapshot for a peer, or why there is none.

@@ -146,6 +146,11 @@ impl Log {
         self.slots.get(usize::try_from(index.checked_sub(self.first())?).ok()?)
     }
 
+    /// Bytes of data of the entries from `first` to `last` that are kept.
+    pub(crate) fn data_bytes(&self, first: u64, last: u64) -> u64 {
+        (first..=last).filter_map(|index| self.slot(index)).map(|slot| u64::from(slot.size_bytes)).sum()
+    }
+
     fn push(&mut self, entry: Entry) {
         let size = u32::try_from(entry.data.len()).unwrap_or(u32::MAX);
         self.slots.push_back(Slot { term: entry.term.0, size_bytes: size });

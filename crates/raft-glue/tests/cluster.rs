@@ -4,6 +4,7 @@ mod common;
 
 use common::{Cluster, configuration};
 use raft_glue::{ChangeError, LogIndex, NodeId, Role};
+use wire_protocol::rpc::{AppendEntriesResult, Message};
 
 #[test]
 fn a_sole_voter_leads_at_once_and_commits() {
@@ -73,6 +74,31 @@ fn nodes_join_become_voters_and_leave() {
     let last = cluster.replica(next).last_index();
     let other = 5 - next;
     assert_eq!(cluster.replica(other).applied_index(), last);
+}
+
+/// The configurations of the time before it was a voter are no reason to step down.
+#[test]
+fn a_leader_that_replays_how_it_joined_goes_on_leading() {
+    for seed in 0..10 {
+        let mut cluster = Cluster::new(seed, 1, 2);
+        cluster.run(500);
+        for id in [2, 3] {
+            let address = common::address(id);
+            cluster.request(1, |leader, request| leader.add(request, NodeId(id), address)).unwrap();
+            cluster.run(500);
+            cluster.request(1, |leader, request| leader.assign(request, NodeId(id), Role::Voter)).unwrap();
+            cluster.run(2_000);
+        }
+        for id in 1..=3 {
+            cluster.crash(id);
+        }
+        for id in 2..=3 {
+            cluster.start(id);
+        }
+        cluster.run(20_000);
+        assert!(cluster.leader().is_some());
+        assert!(!cluster.sent.contains_key("lost leadership"), "seed {seed}");
+    }
 }
 
 #[test]
@@ -191,6 +217,37 @@ fn a_leader_without_contact_knows_how_old_its_contact_is() {
     assert!(cluster.replica(leader).quorum_contact_age_ms(now_ms) >= 2_000);
     cluster.run(10_000);
     assert!(!cluster.replica(leader).is_leader(), "it steps down in the end");
+}
+
+/// raft-rs adds entries to an append that is still waiting to be sent. One without entries may stand anywhere: the peer
+/// then took entries 8 and 9 for 10 and 11, in the same term, so that nobody ever noticed.
+#[test]
+fn entries_that_are_sent_again_stand_where_they_belong() {
+    let mut cluster = Cluster::new(5, 3, 0);
+    cluster.run(15_000);
+    let leader = cluster.leader().expect("a leader");
+    let slow = leader % 3 + 1;
+    cluster.propose(leader, 1).unwrap();
+    cluster.run(1_000);
+    // The slow one gets what is proposed, and nobody hears of it.
+    cluster.cut.push((slow, leader));
+    cluster.propose(leader, 2).unwrap();
+    let last = cluster.propose(leader, 3).unwrap();
+    cluster.run(1_000);
+    cluster.cut.clear();
+    // All of this happens before anything is sent: it answers an old heartbeat, and is told what it may commit; the
+    // connection to it breaks; something is proposed.
+    let term = cluster.replica(leader).term();
+    let last_log_index = LogIndex(last.0 - 2);
+    let result = AppendEntriesResult { term, rejected: LogIndex(0), last_log_index, features: Some(0) };
+    let now_ms = cluster.now_ms;
+    let replica = cluster.replica(leader);
+    let address = common::address(slow);
+    replica.handle_message(NodeId(slow), &address, Message::AppendEntriesResult(result), now_ms);
+    replica.handle_unreachable(NodeId(slow), false);
+    cluster.propose(leader, 4).unwrap();
+    cluster.run(5_000);
+    cluster.heal_and_check();
 }
 
 #[test]

@@ -311,7 +311,8 @@ fn be_a_node(id: &str, address: &str, directory: &str) -> Outcome {
     node.options_mut()?.set_network_latency_ms(LATENCY_MS)?;
     node.bind(address)?;
     node.start()?;
-    println!("ready");
+    // Not println: it panics when the parent is gone.
+    writeln!(std::io::stdout(), "ready")?;
     std::io::stdout().flush()?;
     wait_for_parent()?;
     node.stop()?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use raft_glue::disk::{self, Disk, DiskError, LoadError, LogOptions, LogStore};
-use raft_glue::{Config, Loaded, Replica, TrailingStrategy};
+use raft_glue::{Config, Loaded, Replica, SnapshotRule, TrailingStrategy};
 use vfs::Vfs;
 use wire_protocol::{Configuration, NodeId, Role, Server};
 
@@ -85,6 +85,10 @@ pub fn replica_config(id: NodeId, address: &str, options: &NodeOptions, seed: u6
         heartbeat_timeout_ms: options.heartbeat_timeout_ms(),
         seed,
         snapshot_threshold: u64::from(options.snapshot_threshold()),
+        snapshot_rule: match options.snapshot_params_are_set() {
+            true => SnapshotRule::Threshold,
+            false => SnapshotRule::BySize,
+        },
         snapshot_trailing: u64::from(options.snapshot_trailing()),
         trailing_strategy: match options.trailing_strategy() {
             options::TrailingStrategy::Static => TrailingStrategy::Static,

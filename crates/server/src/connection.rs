@@ -16,8 +16,6 @@ pub(crate) const MAX_OUTPUT_LEN: usize = 1024 * 1024;
 pub(crate) const READ_BUDGET: usize = 512 * 1024;
 /// Request type of CONNECT.
 const CONNECT: u8 = 11;
-/// An idle connection keeps no more buffer than this.
-const IDLE_BUFFER_LEN: usize = 16 * 1024;
 
 /// What came out of the socket.
 #[derive(Debug)]
@@ -26,8 +24,10 @@ pub(crate) enum FromClient {
     Opened(Protocol),
     /// A whole message.
     Frame(Frame),
-    /// Nothing more comes, or nothing more that makes sense; what came before is still to be answered.
+    /// Nothing more comes; what came before is still to be answered.
     Eof,
+    /// What follows cannot be read, for this reason; what came before is still to be answered.
+    Unreadable(String),
 }
 
 /// How a read ended.
@@ -145,7 +145,7 @@ impl Connection {
             }
             match self.socket.recv(scratch) {
                 Ok(0) if self.phase == Phase::Handshake => return ReadEnd::Broken,
-                Ok(0) => self.end(&mut sink),
+                Ok(0) => self.end(FromClient::Eof, &mut sink),
                 Ok(len) => {
                     self.input.extend_from_slice(&scratch[..len]);
                     budget = budget.saturating_sub(len);
@@ -154,7 +154,8 @@ impl Connection {
                 Err(_) => return ReadEnd::Broken,
             }
         }
-        if self.input.is_empty() && self.input.capacity() > IDLE_BUFFER_LEN {
+        if self.input.is_empty() {
+            // Even one without capacity keeps all the memory alive that its last messages stood in.
             self.input = BytesMut::new();
         }
         ReadEnd::Waiting
@@ -178,7 +179,7 @@ impl Connection {
                 Err(error) => {
                     tracing::debug!(%error, "client sent nonsense");
                     if self.phase != Phase::Handshake {
-                        self.end(sink);
+                        self.end(FromClient::Unreadable(error.to_string()), sink);
                     }
                     return false;
                 }
@@ -187,10 +188,10 @@ impl Connection {
         true
     }
 
-    fn end(&mut self, sink: &mut impl FnMut(FromClient)) {
+    fn end(&mut self, last: FromClient, sink: &mut impl FnMut(FromClient)) {
         self.phase = Phase::Eof;
         self.input = BytesMut::new();
-        sink(FromClient::Eof);
+        sink(last);
     }
 
     /// Queues a reply.
@@ -318,7 +319,7 @@ mod tests {
         peer.write_all(&[0xff; 8]).unwrap();
         let (end, seen) = read(&mut connection);
         assert_eq!(end, ReadEnd::Waiting);
-        assert!(matches!(seen[..], [FromClient::Opened(_), FromClient::Frame(_), FromClient::Eof]));
+        assert!(matches!(seen[..], [FromClient::Opened(_), FromClient::Frame(_), FromClient::Unreadable(_)]));
     }
 
     #[test]
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn buffers_shrink_when_idle() {
+    fn an_idle_connection_keeps_no_buffer() {
         let (mut connection, mut peer) = connection();
         peer.write_all(&HANDSHAKE).unwrap();
         read(&mut connection);
@@ -388,9 +389,16 @@ mod tests {
             peer.write_all(&large).unwrap();
             peer
         });
-        while read(&mut connection).1.is_empty() {}
+        let frame = loop {
+            match read(&mut connection).1.pop() {
+                Some(FromClient::Frame(frame)) => break frame,
+                Some(other) => panic!("{other:?}"),
+                None => {}
+            }
+        };
         writer.join().unwrap();
         read(&mut connection);
-        assert!(connection.input.capacity() <= IDLE_BUFFER_LEN);
+        assert!(frame.body.is_unique(), "the connection shares the memory of a message it has handed on");
+        assert_eq!(connection.input.capacity(), 0);
     }
 }

@@ -7,19 +7,23 @@ use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 use raft_glue::LogIndex;
+use raft_glue::disk::Space;
 
-use crate::core::{DiskDone, DiskJob};
+use crate::core::DiskJob;
 use crate::log_worker::{Log, LogJob, LogOutcome, LogWorker};
 use crate::wake::{Completion, Outbox, panic_text};
 
 /// Jobs that may wait in the channel.
 const MAX_QUEUED: usize = 256;
-/// How often a full disk is asked for space.
+/// How often a full disk is asked for space, and when it is asked for the first time.
 const NO_SPACE_RETRY: Duration = Duration::from_millis(500);
+
+/// Wait for a job when nothing else is to be done; its length means nothing.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// The loop's end.
 #[derive(Debug)]
@@ -95,10 +99,25 @@ impl DiskThread {
 fn main(log: impl Log, queue: &Receiver<LogJob>, stopped: &Receiver<()>, outbox: &Outbox) {
     let work = AssertUnwindSafe(|| {
         let mut worker = LogWorker::new(log);
-        while let Ok(first) = queue.recv() {
-            worker.push(first);
-            queue.try_iter().take(MAX_QUEUED).for_each(|job| worker.push(job));
+        let mut tend_at = Some(Instant::now() + NO_SPACE_RETRY);
+        loop {
+            let wait = tend_at.map_or(IDLE, |at| at.saturating_duration_since(Instant::now()));
+            match queue.recv_timeout(wait) {
+                Ok(first) => {
+                    worker.push(first);
+                    queue.try_iter().take(MAX_QUEUED).for_each(|job| worker.push(job));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if tend_at.is_some_and(|at| at <= Instant::now()) {
+                worker.push(LogJob::Tend);
+                tend_at = None;
+            }
             run_all(&mut worker, stopped, outbox);
+            if worker.space() == Space::Low && tend_at.is_none() {
+                tend_at = Some(Instant::now() + NO_SPACE_RETRY);
+            }
         }
         if let Err(error) = worker.into_log().close() {
             tracing::error!(%error, "closing the log failed; it is checked at the next start");
@@ -112,26 +131,17 @@ fn main(log: impl Log, queue: &Receiver<LogJob>, stopped: &Receiver<()>, outbox:
 /// Works off what is queued. A full disk has changed nothing, so the same steps are tried until there is space again.
 /// Meanwhile nothing is acknowledged: the leader's clients wait, a follower answers no append.
 fn run_all(worker: &mut LogWorker<impl Log>, stopped: &Receiver<()>, outbox: &Outbox) {
-    let mut warned = false;
     while let Some(outcome) = worker.run_next() {
         let done = match outcome {
             LogOutcome::Done(done) => Some(done),
             LogOutcome::Silent => None,
             LogOutcome::NoSpace(error) => {
-                if !warned {
-                    tracing::error!(%error, "the disk is full; waiting for space");
-                    warned = true;
-                }
                 if stopped.recv_timeout(NO_SPACE_RETRY) == Err(RecvTimeoutError::Timeout) {
                     continue;
                 }
                 worker.give_up(error)
             }
         };
-        if warned && matches!(done, Some(DiskDone::Persisted(Ok(_)))) {
-            tracing::info!("the disk has space again");
-            warned = false;
-        }
         done.into_iter().for_each(|done| outbox.send(Completion::Disk(done)));
     }
 }
@@ -144,15 +154,17 @@ mod tests {
     use raft_glue::{Configuration, Persist, SnapshotMetadata, Term};
 
     use super::*;
+    use crate::core::DiskDone;
     use crate::wake::tests::outbox;
 
     const DEADLINE: Duration = Duration::from_secs(10);
 
-    /// Records what reached it. The first `refusals` persists find no space.
+    /// Records what reached it. The first `refusals` persists find no space, and the first `shortages` looks no reserve.
     #[derive(Default)]
     struct Recorder {
         calls: Vec<Vec<u64>>,
         refusals: usize,
+        shortages: usize,
         closed: bool,
     }
 
@@ -175,6 +187,13 @@ mod tests {
             }
             shared.calls.push(steps.iter().map(|step| step.number).collect());
             Ok(())
+        }
+
+        fn tend(&mut self) -> Space {
+            let mut shared = self.shared.lock().unwrap();
+            let is_low = shared.shortages > 0;
+            shared.shortages = shared.shortages.saturating_sub(1);
+            if is_low { Space::Low } else { Space::Ample }
         }
 
         fn run(&mut self, job: DiskJob) -> DiskDone {
@@ -278,14 +297,24 @@ mod tests {
         assert_eq!(written, (1..=count).collect::<Vec<_>>());
     }
 
+    fn space(receiver: &Receiver<Completion>) -> Space {
+        match receiver.recv_timeout(DEADLINE) {
+            Ok(Completion::Disk(DiskDone::Space(space))) => space,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn full_disk_is_retried_and_a_stop_ends_the_wait() {
         let Fixture { mut disk, gate, shared, completions: receiver, _poll, .. } = start(1);
         drop(gate);
         disk.submit(step(1));
+        assert_eq!(space(&receiver), Space::Low);
         assert_eq!(persisted_number(&receiver), 1);
+        assert_eq!(space(&receiver), Space::Ample);
         shared.lock().unwrap().refusals = usize::MAX;
         disk.submit(step(2));
+        assert_eq!(space(&receiver), Space::Low);
         disk.join();
         match receiver.recv_timeout(DEADLINE) {
             Ok(Completion::Disk(DiskDone::Persisted(Err(reason)))) => {
@@ -294,5 +323,29 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(shared.lock().unwrap().calls, [[1]]);
+    }
+
+    #[test]
+    fn lack_of_a_reserve_is_told_before_anything_waits_and_looked_at_until_it_is_over() {
+        let Fixture { mut disk, gate, shared, completions: receiver, _poll, .. } = start(0);
+        drop(gate);
+        shared.lock().unwrap().shortages = 3;
+        disk.submit(step(1));
+        assert_eq!(persisted_number(&receiver), 1);
+        assert_eq!(space(&receiver), Space::Low);
+        disk.submit(step(2));
+        assert_eq!(persisted_number(&receiver), 2);
+        assert_eq!(space(&receiver), Space::Ample, "nobody had to ask for it");
+        assert_eq!(shared.lock().unwrap().shortages, 0);
+        disk.join();
+    }
+
+    #[test]
+    fn a_start_without_space_is_told_although_nothing_is_written() {
+        let Fixture { disk, shared, completions: receiver, _poll, .. } = start(0);
+        shared.lock().unwrap().shortages = 1;
+        assert_eq!(space(&receiver), Space::Low);
+        assert_eq!(space(&receiver), Space::Ample);
+        disk.join();
     }
 }

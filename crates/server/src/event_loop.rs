@@ -121,7 +121,8 @@ pub(crate) struct EventLoop {
     to_flush: BTreeSet<u64>,
     /// For the next feeding of the core.
     inputs: VecDeque<Input>,
-    /// Jobs that the executor has no room for. While there are any no client is read.
+    /// Jobs that the executor has no room for, at most one for each client. Clients are read all the same: among what
+    /// they send are the interrupts that end such jobs.
     waiting_jobs: VecDeque<SqlJob>,
     more_completions: bool,
     next_tick_ms: u64,
@@ -175,7 +176,7 @@ impl EventLoop {
 
     /// Whether new work may come in.
     fn accepts_work(&self) -> bool {
-        self.waiting_jobs.is_empty() && !self.parts.disk.is_full()
+        !self.parts.disk.is_full()
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -213,6 +214,9 @@ impl EventLoop {
                         self.to_flush.insert(token);
                         if gone {
                             self.hung_up.insert(token);
+                        } else if event.is_read_closed() && connection.is_opened() {
+                            // The end of the stream may stand behind requests that nobody reads for now.
+                            self.inputs.push_back(Input::ClientDeparting { client: ClientId(token) });
                         }
                     }
                     None => self.parts.transport.ready(token, readable, writable, now_ms),
@@ -300,6 +304,7 @@ impl EventLoop {
                     FromClient::Opened(protocol) => Input::ClientOpened { client, protocol },
                     FromClient::Frame(frame) => Input::ClientFrame { client, frame },
                     FromClient::Eof => Input::ClientEof { client },
+                    FromClient::Unreadable(reason) => Input::ClientUnreadable { client, reason },
                 };
                 core.handle(input, now_ms);
             });
@@ -378,6 +383,9 @@ impl EventLoop {
                 // The core has logged it and refuses everything by itself.
                 Output::Failed(_) => {}
             }
+        }
+        if self.parts.core.take_jobs_cancelled() {
+            self.parts.executor.expedite_cancelled();
         }
     }
 

@@ -1,8 +1,9 @@
 //! Threads that run SQL.
 //!
-//! Usually each node has two pools: one for work that may be slow (readers), one for work that holds a database's
-//! writer lane, so that a long query never delays a commit. Threads are added on demand, up to the configured number in
-//! each pool, and stay until the node stops.
+//! Usually each node has three pools: one for work that may be slow (readers), one for work that holds a database's
+//! writer lane, so that a long query never delays a commit, and one for work that runs no statement, so that clients come
+//! and go whatever runs. Threads are added on demand, up to the configured number in each pool, and stay until the node
+//! stops.
 //!
 //! A process that runs SQLite in single-thread mode has one such thread for all its nodes, and everything that calls
 //! SQLite goes through it: jobs, registering and unregistering a VFS, dropping connections. It lives while any node
@@ -10,21 +11,20 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{JoinHandle, ThreadId};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError};
+use crossbeam_channel::Sender;
 
 use crate::core::{JobClass, SqlDone, SqlJob};
 use crate::options::LiveOptions;
+use crate::pool::Pool;
 use crate::wake::{Completion, Outbox, panic_text};
 
-/// Jobs that may wait in one queue. There is at most one for each client, so this is reached with many clients only;
-/// then the loop keeps the rest and stops reading clients.
+/// Tasks that may wait for the one thread of a process. There is at most one job for each client, so this is reached with
+/// many clients only; then each loop keeps the rest.
 const MAX_QUEUED: usize = 1024;
-/// Most threads of one pool, whatever was configured.
-const MAX_THREADS: usize = 64;
 
 /// What an executor runs; [`SqlJob`] but for tests.
 pub(crate) trait Job: Send + 'static {
@@ -32,6 +32,8 @@ pub(crate) trait Job: Send + 'static {
     type Done: Send + 'static;
     /// Which pool it belongs to.
     fn class(&self) -> JobClass;
+    /// Whether its result is not wanted any more, so that running it takes no time.
+    fn is_cancelled(&self) -> bool;
     /// Does the work.
     fn run(self) -> Self::Done;
     /// What the loop hears.
@@ -45,6 +47,10 @@ impl Job for SqlJob {
         Self::class(self)
     }
 
+    fn is_cancelled(&self) -> bool {
+        Self::is_cancelled(self)
+    }
+
     fn run(self) -> SqlDone {
         Self::run(self)
     }
@@ -54,7 +60,8 @@ impl Job for SqlJob {
     }
 }
 
-fn run_job<J: Job>(job: J) -> Completion {
+/// Runs a job; a panic is something for the loop to hear of.
+pub(crate) fn run_job<J: Job>(job: J) -> Completion {
     match catch_unwind(AssertUnwindSafe(|| job.run())) {
         Ok(done) => J::completion(done),
         Err(payload) => Completion::Panicked(format!("an SQL job panicked: {}", panic_text(&*payload))),
@@ -65,7 +72,7 @@ fn run_job<J: Job>(job: J) -> Completion {
 #[derive(Debug)]
 pub(crate) enum Executor<J: Job> {
     /// Threads of its own.
-    Pools { readers: Pool<J>, writers: Pool<J> },
+    Pools { readers: Pool<J>, writers: Pool<J>, short: Pool<J> },
     /// The one thread of the process.
     Shared { sqlite: SqliteThread, outbox: Outbox },
 }
@@ -78,16 +85,20 @@ impl<J: Job> Executor<J> {
         }
         let names = Arc::new(AtomicUsize::new(0));
         let pool = || Pool::start(Arc::clone(&names), Arc::clone(live), outbox.clone());
-        Ok(Self::Pools { readers: pool()?, writers: pool()? })
+        Ok(Self::Pools { readers: pool()?, writers: pool()?, short: pool()? })
     }
 
     /// Queues a job; gives it back when the queue is full.
     pub(crate) fn submit(&mut self, job: J) -> Result<(), J> {
         match self {
-            Self::Pools { readers, writers } => match job.class() {
-                JobClass::Reader => readers.submit(job),
-                JobClass::Writer => writers.submit(job),
-            },
+            Self::Pools { readers, writers, short } => {
+                match job.class() {
+                    JobClass::Reader => readers.submit(job),
+                    JobClass::Writer => writers.submit(job),
+                    JobClass::Short => short.submit(job),
+                }
+                Ok(())
+            }
             Self::Shared { sqlite, outbox } => {
                 let outbox = outbox.clone();
                 sqlite.post(job, move |job| outbox.send(run_job(job)))
@@ -95,79 +106,29 @@ impl<J: Job> Executor<J> {
         }
     }
 
+    /// Ends jobs that were cancelled before they began, without waiting for those in front of them. On the one thread of a
+    /// process they have to wait.
+    pub(crate) fn expedite_cancelled(&mut self) {
+        if let Self::Pools { readers, writers, short } = self {
+            for job in readers.withdraw_cancelled().into_iter().chain(writers.withdraw_cancelled()) {
+                short.submit(job);
+            }
+        }
+    }
+
     /// Lets queued jobs finish and joins the threads of this node. The completions must be read, or their receiver be
     /// gone, or this may wait for ever.
     pub(crate) fn join(self) {
-        if let Self::Pools { readers, writers } = self {
+        if let Self::Pools { readers, writers, short } = self {
             readers.join();
             writers.join();
+            short.join();
         }
     }
 }
 
-/// Threads that share one queue.
-#[derive(Debug)]
-pub(crate) struct Pool<J: Job> {
-    sender: Sender<J>,
-    receiver: Receiver<J>,
-    threads: Vec<JoinHandle<()>>,
-    /// Jobs submitted and not finished.
-    outstanding: Arc<AtomicUsize>,
-    /// Source of thread numbers, shared by the pools of a node.
-    names: Arc<AtomicUsize>,
-    live: Arc<LiveOptions>,
-    outbox: Outbox,
-}
-
-impl<J: Job> Pool<J> {
-    fn start(names: Arc<AtomicUsize>, live: Arc<LiveOptions>, outbox: Outbox) -> io::Result<Self> {
-        let (sender, receiver) = crossbeam_channel::bounded(MAX_QUEUED);
-        let mut pool =
-            Self { sender, receiver, threads: Vec::new(), outstanding: Arc::default(), names, live, outbox };
-        pool.add_thread()?;
-        Ok(pool)
-    }
-
-    fn add_thread(&mut self) -> io::Result<()> {
-        let receiver = self.receiver.clone();
-        let outstanding = Arc::clone(&self.outstanding);
-        let outbox = self.outbox.clone();
-        let name = format!("dqlite-sql-{}", self.names.fetch_add(1, Ordering::Relaxed));
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
-            for job in receiver {
-                let completion = run_job(job);
-                outstanding.fetch_sub(1, Ordering::AcqRel);
-                outbox.send(completion);
-            }
-        })?;
-        self.threads.push(thread);
-        Ok(())
-    }
-
-    fn submit(&mut self, job: J) -> Result<(), J> {
-        let busy = self.outstanding.fetch_add(1, Ordering::AcqRel) + 1;
-        if let Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) = self.sender.try_send(job) {
-            self.outstanding.fetch_sub(1, Ordering::AcqRel);
-            return Err(job);
-        }
-        let configured = usize::try_from(self.live.pool_thread_count()).unwrap_or(MAX_THREADS);
-        if busy > self.threads.len()
-            && self.threads.len() < configured.clamp(1, MAX_THREADS)
-            && let Err(error) = self.add_thread()
-        {
-            tracing::warn!(%error, "no further SQL thread; going on with fewer");
-        }
-        Ok(())
-    }
-
-    fn join(self) {
-        drop(self.sender);
-        drop(self.receiver);
-        self.threads.into_iter().for_each(join);
-    }
-}
-
-fn join(thread: JoinHandle<()>) {
+/// Waits for a thread that is about to end.
+pub(crate) fn join(thread: JoinHandle<()>) {
     if thread.join().is_err() {
         tracing::error!("an SQL thread panicked");
     }
@@ -304,6 +265,8 @@ impl Drop for SqliteThread {
 mod tests {
     use std::time::Duration;
 
+    use crossbeam_channel::Receiver;
+
     use super::*;
     use crate::wake::tests::outbox;
 
@@ -311,11 +274,20 @@ mod tests {
 
     struct TestJob(JobClass, Body);
 
+    thread_local! {
+        /// Class of the jobs that count as cancelled.
+        static CANCELLED: std::cell::Cell<Option<JobClass>> = const { std::cell::Cell::new(None) };
+    }
+
     impl Job for TestJob {
         type Done = String;
 
         fn class(&self) -> JobClass {
             self.0
+        }
+
+        fn is_cancelled(&self) -> bool {
+            CANCELLED.get() == Some(self.0)
         }
 
         fn run(self) -> String {
@@ -360,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn writers_do_not_wait_behind_readers() {
+    fn writers_and_short_jobs_do_not_wait_behind_readers() {
         let (_poll, outbox, receiver) = outbox();
         let mut executor = pools(&outbox, 2);
         let (release, gate) = crossbeam_channel::bounded::<()>(0);
@@ -373,6 +345,8 @@ mod tests {
         }
         submit(&mut executor, JobClass::Writer, || "writer".to_owned());
         assert_eq!(next(&receiver), "writer");
+        submit(&mut executor, JobClass::Short, || "short".to_owned());
+        assert_eq!(next(&receiver), "short");
         drop(release);
         assert_eq!([next(&receiver), next(&receiver), next(&receiver)], ["reader"; 3]);
         executor.join();
@@ -396,29 +370,36 @@ mod tests {
         names.dedup();
         assert!(names.len() <= 3 && names.iter().all(|name| name.starts_with("dqlite-sql-")), "{names:?}");
         let Executor::Pools { readers, .. } = &executor else { panic!("pools") };
-        assert_eq!(readers.threads.len(), 3);
+        assert_eq!(readers.thread_count(), 3);
         executor.join();
     }
 
     #[test]
-    fn full_queue_gives_the_job_back() {
+    fn cancelled_jobs_do_not_wait_for_those_in_front_of_them() {
         let (_poll, outbox, receiver) = outbox();
         let mut executor = pools(&outbox, 1);
         let (release, gate) = crossbeam_channel::bounded::<()>(0);
-        let mut accepted = 0;
-        loop {
-            let gate = gate.clone();
-            let job = TestJob(JobClass::Reader, Box::new(move || format!("{:?}", gate.recv())));
-            if executor.submit(job).is_err() {
-                break;
-            }
-            accepted += 1;
+        let (begun, wait) = crossbeam_channel::bounded(0);
+        let blocked = gate.clone();
+        submit(&mut executor, JobClass::Writer, move || {
+            begun.send(()).unwrap();
+            format!("first {:?}", blocked.recv().is_err())
+        });
+        wait.recv().unwrap();
+        submit(&mut executor, JobClass::Reader, move || format!("second {:?}", gate.recv().is_err()));
+        for number in 0..1500 {
+            submit(&mut executor, JobClass::Writer, move || format!("cancelled {number}"));
         }
-        assert!((MAX_QUEUED..=MAX_QUEUED + 1).contains(&accepted));
+        executor.expedite_cancelled();
+        CANCELLED.set(Some(JobClass::Writer));
+        executor.expedite_cancelled();
+        for number in 0..1500 {
+            assert_eq!(next(&receiver), format!("cancelled {number}"));
+        }
         drop(release);
-        for _ in 0..accepted {
-            next(&receiver);
-        }
+        let mut rest = [next(&receiver), next(&receiver)];
+        rest.sort();
+        assert_eq!(rest, ["first true", "second true"]);
         executor.join();
     }
 
@@ -437,6 +418,22 @@ mod tests {
         submit(&mut executor, JobClass::Reader, || panic!("oops"));
         assert_eq!(next(&receiver), format!("{:?}", id(&second)));
         assert_eq!(next(&receiver), "an SQL job panicked: oops");
+
+        let (release, gate) = crossbeam_channel::bounded::<()>(0);
+        let mut accepted = 0;
+        loop {
+            let gate = gate.clone();
+            let job = TestJob(JobClass::Reader, Box::new(move || format!("{:?}", gate.recv())));
+            if executor.submit(job).is_err() {
+                break;
+            }
+            accepted += 1;
+        }
+        assert!((MAX_QUEUED..=MAX_QUEUED + 1).contains(&accepted));
+        drop(release);
+        for _ in 0..accepted {
+            next(&receiver);
+        }
         executor.join();
 
         // A call from the thread itself must not wait for itself.

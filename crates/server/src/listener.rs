@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
 use crate::address::{BoundSocket, is_same_process};
+use crate::core::limits::RESERVED_DESCRIPTORS;
 use crate::socket::Socket;
 
 /// Connections accepted in one turn of the loop before others get their share.
@@ -55,10 +56,16 @@ impl Listener {
             return;
         }
         self.paused_until_ms = None;
+        let first_reserved = first_reserved_descriptor();
         for _ in 0..ACCEPT_BUDGET {
             match rustix::net::accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(fd) if self.is_abstract && !is_same_process(&fd) => {
                     tracing::warn!("a connection from another process to an abstract socket was refused");
+                }
+                Ok(fd) if fd.as_raw_fd() >= first_reserved => {
+                    tracing::warn!(
+                        "a connection was refused: the process is about to run out of descriptors"
+                    );
                 }
                 Ok(fd) => sink(Socket::from_accepted(fd, !self.is_abstract)),
                 Err(Errno::WOULDBLOCK) => {
@@ -76,6 +83,14 @@ impl Listener {
             }
         }
     }
+}
+
+/// Descriptors from here on are not given to connections, but left to the log, to peers and to the host. The kernel gives
+/// out the lowest free number, so one this high means that the process has hardly any left.
+fn first_reserved_descriptor() -> RawFd {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.and_then(|limit| RawFd::try_from(limit).ok()).unwrap_or(RawFd::MAX);
+    limit - RESERVED_DESCRIPTORS.min(limit / 4)
 }
 
 #[cfg(test)]

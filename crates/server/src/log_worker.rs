@@ -1,11 +1,12 @@
 //! The work of the disk thread without the thread: jobs for the log in order, steps in groups.
 //!
 //! A group is a run of steps that wait together: they are persisted with one call, and so with one write and one sync.
-//! A group that finds no space stays at the front and has changed nothing.
+//! A group that finds no space stays at the front and has changed nothing. Behind each group the log prepares what the
+//! next ones need; when there is no space for that, the core hears of it before a group has to wait.
 
 use std::collections::VecDeque;
 
-use raft_glue::disk::{Disk, DiskError, LogStore};
+use raft_glue::disk::{Disk, DiskError, LogStore, Space};
 use raft_glue::{LogIndex, Persist};
 
 use crate::core::{DiskDone, DiskJob};
@@ -14,6 +15,8 @@ use crate::core::{DiskDone, DiskJob};
 pub trait Log: Send + 'static {
     /// See [`LogStore::persist`].
     fn persist(&mut self, steps: &[Persist]) -> Result<(), DiskError>;
+    /// See [`LogStore::tend`].
+    fn tend(&mut self) -> Space;
     /// Answers every other job.
     fn run(&mut self, job: DiskJob) -> DiskDone;
     /// See [`LogStore::committed`].
@@ -25,6 +28,10 @@ pub trait Log: Send + 'static {
 impl<D: Disk> Log for LogStore<D> {
     fn persist(&mut self, steps: &[Persist]) -> Result<(), DiskError> {
         Self::persist(self, steps)
+    }
+
+    fn tend(&mut self) -> Space {
+        Self::tend(self)
     }
 
     fn run(&mut self, job: DiskJob) -> DiskDone {
@@ -61,6 +68,8 @@ pub enum LogJob {
     Answered(DiskJob),
     /// What an earlier damage may have cost is made up for up to this index.
     Committed(LogIndex),
+    /// See whether there is space for more. To be queued now and then while [`LogWorker::space`] is low.
+    Tend,
 }
 
 /// What came of a group or a single job.
@@ -85,12 +94,16 @@ pub struct LogWorker<L> {
     queue: VecDeque<LogJob>,
     /// Steps that were taken from the queue to be persisted together.
     group: Vec<Persist>,
+    /// What the core was told last.
+    space: Space,
+    /// A group was persisted and the log not tended since.
+    is_untended: bool,
 }
 
 impl<L: Log> LogWorker<L> {
     /// Takes over a log.
     pub fn new(log: L) -> Self {
-        Self { log, queue: VecDeque::new(), group: Vec::new() }
+        Self { log, queue: VecDeque::new(), group: Vec::new(), space: Space::default(), is_untended: false }
     }
 
     /// Queues a job behind all others.
@@ -112,17 +125,49 @@ impl<L: Log> LogWorker<L> {
         &self.group
     }
 
+    /// Whether there is room for more, as far as is known.
+    #[must_use]
+    pub fn space(&self) -> Space {
+        self.space
+    }
+
     /// Runs the next group of steps or the next other job; `None` when there is nothing to do.
     pub fn run_next(&mut self) -> Option<LogOutcome> {
-        let Some(last) = self.next_steps().last() else { return self.run_single() };
+        if std::mem::take(&mut self.is_untended)
+            && let Some(done) = self.tend()
+        {
+            return Some(LogOutcome::Done(done));
+        }
+        if self.group.is_empty() {
+            self.form_group();
+        }
+        let Some(last) = self.group.last() else { return self.run_single() };
         let number = last.number;
         match self.log.persist(&self.group) {
-            Err(error) if error.is_no_space() => Some(LogOutcome::NoSpace(error)),
+            Err(error) if error.is_no_space() => Some(match self.note_space(Space::Low) {
+                // The group is tried again with the next call.
+                Some(done) => LogOutcome::Done(done),
+                None => LogOutcome::NoSpace(error),
+            }),
             result => {
                 self.group.clear();
+                // Without space every attempt would be in vain, until somebody asks for one.
+                self.is_untended = result.is_ok() && self.space == Space::Ample;
                 Some(LogOutcome::Done(persisted(result, number)))
             }
         }
+    }
+
+    fn tend(&mut self) -> Option<DiskDone> {
+        let space = self.log.tend();
+        self.note_space(space)
+    }
+
+    /// What the core has to hear, if this is news.
+    fn note_space(&mut self, space: Space) -> Option<DiskDone> {
+        let is_news = self.space != space;
+        self.space = space;
+        is_news.then_some(DiskDone::Space(space))
     }
 
     /// Fails the group that found no space, since waiting for it is over.
@@ -160,6 +205,7 @@ impl<L: Log> LogWorker<L> {
                 }
                 Some(LogOutcome::Silent)
             }
+            LogJob::Tend => Some(self.tend().map_or(LogOutcome::Silent, LogOutcome::Done)),
         }
     }
 }

@@ -62,6 +62,7 @@ pub struct NodeOptions {
     snapshot_threshold: u32,
     snapshot_trailing: u32,
     trailing_strategy: TrailingStrategy,
+    snapshot_params_are_set: bool,
     block_size: Option<u32>,
     live: Arc<LiveOptions>,
 }
@@ -74,6 +75,7 @@ impl Default for NodeOptions {
             snapshot_threshold: 1024,
             snapshot_trailing: 8192,
             trailing_strategy: TrailingStrategy::Static,
+            snapshot_params_are_set: false,
             block_size: None,
             live: Arc::default(),
         }
@@ -102,7 +104,8 @@ impl NodeOptions {
         Ok(())
     }
 
-    /// How many applied entries trigger a snapshot, and how many entries stay in the log behind it.
+    /// How many applied entries trigger a snapshot, and how many entries stay in the log behind it. From then on the
+    /// size of the databases plays no part.
     pub fn set_snapshot_params(
         &mut self,
         threshold: u32,
@@ -115,6 +118,7 @@ impl NodeOptions {
         self.snapshot_threshold = threshold;
         self.snapshot_trailing = trailing;
         self.trailing_strategy = strategy;
+        self.snapshot_params_are_set = true;
         Ok(())
     }
 
@@ -170,6 +174,12 @@ impl NodeOptions {
     #[must_use]
     pub fn trailing_strategy(&self) -> TrailingStrategy {
         self.trailing_strategy
+    }
+
+    /// Whether somebody chose the snapshot parameters, if only the defaults.
+    #[must_use]
+    pub fn snapshot_params_are_set(&self) -> bool {
+        self.snapshot_params_are_set
     }
 
     /// The configured I/O block, if one was configured.
@@ -342,7 +352,9 @@ mod tests {
             assert_eq!(result, Err(OptionError::Misuse), "{threshold} {trailing} {strategy}");
         }
         assert_eq!(options.snapshot_threshold(), 1024);
+        assert!(!options.snapshot_params_are_set(), "a refused value changes nothing");
         options.set_snapshot_params_raw(0, 4, 1).unwrap();
+        assert!(options.snapshot_params_are_set());
         assert_eq!((options.snapshot_threshold(), options.snapshot_trailing()), (0, 4));
         assert_eq!(options.trailing_strategy(), TrailingStrategy::Dynamic);
     }

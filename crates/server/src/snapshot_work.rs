@@ -23,7 +23,7 @@ pub fn run<D: Disk>(
 ) -> SnapshotDone {
     match job {
         SnapshotJob::Write { metadata, databases } => {
-            let result = write(disk, &metadata, databases, compression, timestamp_ms, goes_on);
+            let result = write(disk, &metadata, &databases, compression, timestamp_ms, goes_on);
             SnapshotDone::Written { metadata, result }
         }
         SnapshotJob::Read { to, metadata } => {
@@ -36,17 +36,30 @@ pub fn run<D: Disk>(
 fn write<D: Disk>(
     disk: &D,
     metadata: &SnapshotMetadata,
-    databases: Vec<(Bytes, DatabaseSnapshot)>,
+    databases: &[(Bytes, DatabaseSnapshot)],
     compression: bool,
     timestamp_ms: u64,
     mut goes_on: impl FnMut() -> bool,
 ) -> Result<(), String> {
-    let mut payload = Payload::new(databases);
-    let len = payload.len;
-    // Ending early makes the file too short, which fails the write and removes what there is of it.
-    let mut slices = std::iter::from_fn(|| if goes_on() { payload.next() } else { None });
-    disk::write_snapshot(disk, metadata, compression, timestamp_ms, &mut slices, len)
-        .map_err(|error| error.to_string())
+    let mut write = || {
+        let mut payload = Payload::new(databases.to_vec());
+        let len = payload.len;
+        // Ending early makes the file too short, which fails the write and removes what there is of it.
+        let mut slices = std::iter::from_fn(|| if goes_on() { payload.next() } else { None });
+        disk::write_snapshot(disk, metadata, compression, timestamp_ms, &mut slices, len)
+    };
+    let result = match write() {
+        Err(error) if error.is_no_space() => match disk::give_up_older_snapshots(disk) {
+            Ok(true) => {
+                tracing::warn!(%error, "no space for a snapshot beside two older ones; the oldest is given up");
+                write()
+            }
+            Ok(false) => Err(error),
+            Err(error) => Err(error),
+        },
+        result => result,
+    };
+    result.map_err(|error| error.to_string())
 }
 
 /// The payload of a snapshot, slice by slice.
@@ -166,7 +179,7 @@ mod tests {
             configuration: Configuration::default(),
             configuration_index: LogIndex(1),
         };
-        assert!(write(&disk, &metadata, databases(&vfs), true, 1, || false).is_err());
+        assert!(write(&disk, &metadata, &databases(&vfs), true, 1, || false).is_err());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

@@ -22,6 +22,9 @@ use crate::socket::{Flush, PEER_USER_TIMEOUT_MS, SendQueue, Socket};
 
 /// Wait after the first failed attempt, milliseconds; doubles with each further one.
 const FIRST_RETRY_MS: u64 = 100;
+/// Wait after an established connection broke, milliseconds. C notices a closed connection only when it writes, so hosts
+/// are not used to being asked at once: go-dqlite's `app.WithExternalConn` panics when it is dialled during its stop.
+const LOST_RETRY_MS: u64 = 300;
 /// Longest wait between attempts, milliseconds. C dqlite always waits this long.
 const MAX_RETRY_MS: u64 = 1000;
 /// Messages that survive a failed attempt: the newest ones, like C.
@@ -325,11 +328,14 @@ impl Transport {
         self.report(id, snapshot);
     }
 
-    /// An established connection broke: whatever was on its way is lost. The next attempt starts at once.
+    /// An established connection broke: whatever was on its way is lost. The peer is probably going down, and a connect
+    /// function of the host that still reaches it then may do harm there, so the next attempt waits a moment.
     fn lost(&mut self, id: NodeId, now_ms: u64) {
         let snapshot = self.disconnect(id);
         self.report(id, snapshot);
-        self.dial(id, now_ms);
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.link = Link::Retry { at_ms: now_ms + LOST_RETRY_MS };
+        }
     }
 
     /// Drops the connection, if there is one; returns whether it may have lost a snapshot.
@@ -652,7 +658,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_connection_is_reported_and_replaced_at_once() {
+    fn broken_connection_is_reported_and_replaced_after_a_moment() {
         let mut fixture = Fixture::new();
         let peer = fixture.offer_socket();
         fixture.send(snapshot(8), 0);
@@ -663,8 +669,11 @@ mod tests {
         let token = *fixture.transport.outbound.keys().next().unwrap();
         fixture.transport.ready(token, true, true, 0);
         assert_eq!(fixture.reports(), [(2, true)]);
-        fixture.finish_attempt(0);
-        fixture.send(message(1), 0);
+        fixture.transport.handle_time(LOST_RETRY_MS - 1);
+        assert_eq!(fixture.attempts(), 1);
+        fixture.transport.handle_time(LOST_RETRY_MS);
+        fixture.finish_attempt(LOST_RETRY_MS);
+        fixture.send(message(1), LOST_RETRY_MS);
         fixture.flush();
         assert_eq!(receive(&mut second, 1), [message(1)]);
         assert_eq!(fixture.attempts(), 2);

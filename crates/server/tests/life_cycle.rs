@@ -37,6 +37,13 @@ fn create_refuses_directories_with_the_texts_of_c() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let path = file.path().to_str().unwrap();
     assert_eq!(text(path), format!("raft_init(): io: path '{path}' is not a directory"));
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    std::fs::write(directory.path().join("metadata1"), [1; 40]).unwrap();
+    assert_eq!(text(path), "raft_init(): io: metadata1 has size 40 instead of 32");
+    std::fs::write(directory.path().join("metadata1"), [9_u64.to_le_bytes(); 4].concat()).unwrap();
+    assert_eq!(text(path), "raft_init(): io: decode content of metadata1: bad format version 9");
 }
 
 #[test]

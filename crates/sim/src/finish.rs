@@ -22,9 +22,9 @@ impl World {
         self.note_world("healed", [0, 0], String::new);
         self.phase = Phase::Healed;
         for node in 0..self.machines.len() {
+            self.space_returns(node);
             let machine = &mut self.machines[node];
             machine.disk.heal();
-            machine.disk.set_capacity(None);
             machine.fails_in_write = None;
             machine.paused_until_us = machine.paused_until_us.min(self.now_us);
             machine.slow.until_us = 0;

@@ -244,6 +244,12 @@ impl World {
         }
     }
 
+    /// The disk has space again, which its log looks for now and then.
+    pub(crate) fn space_returns(&mut self, node: usize) {
+        self.machines[node].disk.set_capacity(None);
+        self.submit_to_disk(node, LogJob::Tend);
+    }
+
     fn plan_disk(&mut self, node: usize) {
         let machine = &self.machines[node];
         let usual_us = self.random.around(self.scenario.sync_us);

@@ -115,7 +115,7 @@ fn work(range: (u64, u64), part: (u64, u64), minutes: u64) -> ExitCode {
     while seed < range.1 {
         let report = simulate(seed, minutes, Detail::Hash);
         let mut violation = report.violation.map(|violation| violation.to_string());
-        if violation.is_none() && seed % TWICE == 0 {
+        if violation.is_none() && seed.is_multiple_of(TWICE) {
             let again = simulate(seed, minutes, Detail::Hash);
             if again.hash != report.hash {
                 violation = Some("equal seeds give equal runs: two runs differ".to_owned());

@@ -281,7 +281,7 @@ impl World {
             Event::Strike { nemesis } => self.strike(nemesis),
             Event::Mend { links } => self.mend(&links),
             Event::MendClients { node } => self.cut_from_clients[node] -= 1,
-            Event::Space { node } => self.machines[node].disk.set_capacity(None),
+            Event::Space { node } => self.space_returns(node),
         }
         Ok(())
     }

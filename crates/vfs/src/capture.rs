@@ -30,6 +30,8 @@ impl Generation {
             Ok(false) => {}
             Err(reason) => {
                 self.violate(state, reason);
+                // SQLite takes the commit for done. No answer of this connection may leave any more.
+                handle.raise_gate(u64::MAX);
             }
         }
         state.free_write(handle);

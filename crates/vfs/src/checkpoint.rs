@@ -32,12 +32,13 @@ impl Generation {
             );
             return Err(self.violate(state, reason));
         }
-        // A long WAL is moved whole every time: readers of a WAL that is in the main file do without it, and once the last
-        // of the others has gone it can be restarted.
+        // Without speculation all of it may be movable, which a restart needs. A long WAL is moved at every chance: readers
+        // of a WAL that is in the main file do without it, and once the last of the others has gone it can be restarted.
         let is_long = state.captured >= threshold.saturating_mul(PATIENCE);
-        if state.committed - before >= if is_long { 1 } else { threshold.max(1) } {
+        if is_long || state.queue.is_empty() || state.committed - before >= threshold {
             done.backfilled = state.backfill();
         }
+        // Also when nothing moved: a reader may have gone.
         state.release_frames();
         if state.can_restart(is_long) {
             if let Err(reason) = state.restart(&*self.settings.environment) {
@@ -80,6 +81,7 @@ impl State {
         }
         self.main_pages = overlay(&mut self.table, self.main_pages, &self.wal, before, limit);
         self.index.set_backfill(limit);
+        self.release_frames();
         limit - before
     }
 
@@ -145,4 +147,78 @@ pub(crate) fn overlay(table: &mut PageTable, mut page_count: u32, wal: &Wal, fro
         }
     }
     page_count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DatabaseName, Options, Vfs};
+
+    fn vfs() -> Vfs {
+        Vfs::register_with(Options { checkpoint_threshold: 10, ..Options::default() }).unwrap()
+    }
+
+    #[test]
+    fn memory_is_freed_while_the_pipeline_never_empties() {
+        let vfs = vfs();
+        let database = vfs.get_or_create(&DatabaseName::try_from("db").unwrap());
+        let mut connection = vfs.open(database.name()).unwrap();
+        connection.exec_simple(b"CREATE TABLE t(a); INSERT INTO t VALUES(0)").unwrap();
+        let mut before = database.poll_captured().unwrap();
+        for _ in 0..9000 {
+            connection.exec_simple(b"UPDATE t SET a = a + 1").unwrap();
+            database.commit(before.generation, before.sequence).unwrap();
+            database.maintain().unwrap();
+            before = database.poll_captured().unwrap();
+        }
+        let generation = database.current();
+        let state = generation.lock();
+        assert!(state.wal.len() > 9000, "no restart");
+        assert!(state.wal.held() < 30, "{} frames are held", state.wal.held());
+        assert_eq!(state.index.released_regions(), 1, "the second of three regions");
+    }
+
+    #[test]
+    fn a_reader_that_goes_frees_what_only_it_needed() {
+        let vfs = vfs();
+        let database = vfs.get_or_create(&DatabaseName::try_from("db").unwrap());
+        let mut writer = vfs.open(database.name()).unwrap();
+        let mut reader = vfs.open(database.name()).unwrap();
+        writer.exec_simple(b"CREATE TABLE t(a); INSERT INTO t VALUES(zeroblob(100000))").unwrap();
+        reader.exec_simple(b"BEGIN; SELECT count(*) FROM t").unwrap();
+        while let Some(transaction) = database.poll_captured() {
+            database.commit(transaction.generation, transaction.sequence).unwrap();
+        }
+        let held = || database.current().lock().wal.held();
+        assert!(database.maintain_with(1).unwrap().backfilled > 20);
+        assert!(held() > 20, "the reader finds its pages in these frames");
+        reader.exec_simple(b"COMMIT; BEGIN; SELECT count(*) FROM t").unwrap();
+        assert_eq!(database.maintain_with(1).unwrap().backfilled, 0);
+        assert!(held() <= 1);
+        reader.exec_simple(b"COMMIT").unwrap();
+    }
+
+    #[test]
+    fn a_mark_inside_a_transaction_does_not_split_it() {
+        let vfs = vfs();
+        let database = vfs.get_or_create(&DatabaseName::try_from("db").unwrap());
+        let mut writer = vfs.open(database.name()).unwrap();
+        writer.exec_simple(b"CREATE TABLE t(a)").unwrap();
+        writer.exec_simple(b"INSERT INTO t VALUES(zeroblob(100000))").unwrap();
+        let mut first = 0;
+        while let Some(transaction) = database.poll_captured() {
+            let position = database.commit(transaction.generation, transaction.sequence).unwrap();
+            first = if first == 0 { u32::try_from(position.0).unwrap() } else { first };
+        }
+        let generation = database.current();
+        let mut state = generation.lock();
+        state.index.set_mark(2, first + 5);
+        assert_eq!(state.locks.lock_shared(READ0 + 2), Some(1));
+        assert_eq!(state.backfill(), first);
+        assert_eq!(state.main_pages, 2);
+        assert_eq!(state.index.backfill(), first);
+        state.locks.unlock_shared(READ0 + 2);
+        assert!(state.backfill() > 20);
+        assert_eq!(state.main_pages, state.committed_pages);
+    }
 }

@@ -285,9 +285,21 @@ impl Connection {
 }
 
 impl Inner {
-    /// After a step: gives back a lock that waits for the outcome of a transaction which did not commit.
+    /// After a step: gives back a lock that waits for the outcome of a transaction which did not commit, and ends what
+    /// is left of one that was refused.
     pub(crate) fn settle(&self) {
         let handle = self.handle();
+        if handle.take_refused() {
+            let entered = self.enter();
+            // The changes are rolled back, but if it was a RELEASE that failed to commit, SQLite goes on as if the savepoint
+            // were still open. What followed would then be committed without what came before.
+            // SAFETY: the connection is open and entered.
+            if unsafe { ffi::sqlite3_get_autocommit(entered.db) } == 0 {
+                let (sql, none) = (c"ROLLBACK".as_ptr(), std::ptr::null_mut());
+                // SAFETY: a C string and no callback. A transaction is open, so it can be rolled back.
+                unsafe { ffi::sqlite3_exec(entered.db, sql, None, none, std::ptr::null_mut()) };
+            }
+        }
         if handle.delete() == crate::handle::DeleteRequest::Undecided {
             handle.generation.settle(&mut handle.generation.lock(), handle);
         }

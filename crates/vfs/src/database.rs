@@ -4,7 +4,7 @@
 //! A database has one current generation; replacing it is how speculative transactions are undone.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::checkpoint::overlay;
@@ -58,6 +58,7 @@ pub struct Database {
     generations: Arc<AtomicU64>,
     current: Mutex<Arc<Generation>>,
     open_handles: AtomicUsize,
+    restored: AtomicBool,
 }
 
 impl fmt::Debug for Database {
@@ -81,6 +82,7 @@ impl Database {
             generations,
             current: Mutex::new(Arc::new(generation)),
             open_handles: AtomicUsize::new(0),
+            restored: AtomicBool::new(false),
         }
     }
 
@@ -126,6 +128,12 @@ impl Database {
     #[must_use]
     pub fn is_deleted(&self) -> bool {
         self.with(|state| state.deleted)
+    }
+
+    /// Whether nothing was ever committed to this database, so that it exists only because somebody opened it.
+    #[must_use]
+    pub fn is_pristine(&self) -> bool {
+        self.committed() == Position(0) && !self.restored.load(Ordering::Acquire)
     }
 
     /// Pages of the committed state.
@@ -276,7 +284,7 @@ impl Database {
         discarded
     }
 
-    fn next_generation(&self, old: &State, table: PageTable, page_count: u32) -> Arc<Generation> {
+    pub(crate) fn next_generation(&self, old: &State, table: PageTable, page_count: u32) -> Arc<Generation> {
         let seed = Seed {
             table,
             page_count,
@@ -350,6 +358,7 @@ impl Database {
         let next = self.next_generation(&old, table, page_count);
         next.lock().failure = old.failure.clone();
         drop(old);
+        self.restored.store(true, Ordering::Release);
         *slot = next;
         Ok(())
     }

@@ -30,25 +30,33 @@ impl Generation {
         }
         match (frame_at(offset), page) {
             (Some((number, 0)), None) if bytes.len() == FRAME_HEADER_LEN => {
-                if be_u32(bytes, 4) != 0
-                    && let Err(code) = state.check_commit(handle)
-                {
-                    return code;
-                }
+                let is_commit = be_u32(bytes, 4) != 0;
                 let frames = u64::from(number.saturating_sub(fixed));
-                if frames * PAGE_SIZE as u64 > self.settings.max_transaction_bytes {
-                    return ffi::SQLITE_FULL;
+                let allowed = if frames * PAGE_SIZE as u64 > self.settings.max_transaction_bytes {
+                    Err(ffi::SQLITE_FULL)
+                } else if is_commit {
+                    state.check_commit(handle)
+                } else {
+                    Ok(())
+                };
+                let written = allowed.and_then(|()| {
+                    let written = state.wal.write_frame_header(number, fixed, bytes);
+                    written.map_err(|_| ffi::SQLITE_IOERR_WRITE)
+                });
+                if written.is_err() && is_commit {
+                    handle.set_refused();
                 }
-                match state.wal.write_frame_header(number, fixed, bytes) {
-                    Ok(()) => ffi::SQLITE_OK,
-                    Err(_) => ffi::SQLITE_IOERR_WRITE,
-                }
+                written.err().unwrap_or(ffi::SQLITE_OK)
             }
             (Some((number, FRAME_HEADER_LEN)), Some(page)) => {
                 if state.wal.write_frame_page(number, fixed, page).is_err() {
                     return ffi::SQLITE_IOERR_WRITE;
                 }
-                state.check_size(number)
+                let code = state.check_size(number);
+                if code != ffi::SQLITE_OK {
+                    handle.set_refused();
+                }
+                code
             }
             _ => ffi::SQLITE_IOERR_WRITE,
         }

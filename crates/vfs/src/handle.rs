@@ -4,7 +4,7 @@
 //! delete request change only while the mutex of the generation is held; they are atomics so that no second mutex is
 //! needed.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::database::Database;
@@ -39,6 +39,7 @@ pub(crate) struct Handle {
     shared: AtomicU8,
     exclusive: AtomicU8,
     delete: AtomicU8,
+    refused: AtomicBool,
     veto: Mutex<Option<Veto>>,
     pin: Mutex<Option<Pin>>,
 }
@@ -55,6 +56,7 @@ impl Handle {
             shared: AtomicU8::new(0),
             exclusive: AtomicU8::new(0),
             delete: AtomicU8::new(0),
+            refused: AtomicBool::new(false),
             veto: Mutex::new(None),
             pin: Mutex::new(None),
         }
@@ -103,6 +105,16 @@ impl Handle {
 
     pub(crate) fn set_delete(&self, request: DeleteRequest) {
         self.delete.store(request as u8, Ordering::Relaxed);
+    }
+
+    /// Notes that a commit was refused.
+    pub(crate) fn set_refused(&self) {
+        self.refused.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a commit was refused since the last call.
+    pub(crate) fn take_refused(&self) -> bool {
+        self.refused.load(Ordering::Relaxed) && self.refused.swap(false, Ordering::Relaxed)
     }
 
     pub(crate) fn veto(&self) -> Option<Veto> {

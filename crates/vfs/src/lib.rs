@@ -24,6 +24,8 @@ mod options;
 mod page;
 mod register;
 mod shim;
+#[cfg(test)]
+mod size_tests;
 mod snapshot;
 mod statement;
 mod sys;

@@ -208,9 +208,19 @@ impl Vfs {
     /// Forgets the database if its committed state is that of a deleted one, nothing is speculative and no connection
     /// is open. Returns whether it is gone.
     pub fn remove_if_deleted(&self, name: &DatabaseName) -> bool {
+        self.remove_idle_if(name, Database::is_deleted)
+    }
+
+    /// Forgets the database if nothing was ever committed to it, nothing is speculative and no connection is open.
+    /// Returns whether it is gone.
+    pub fn remove_if_pristine(&self, name: &DatabaseName) -> bool {
+        self.remove_idle_if(name, Database::is_pristine)
+    }
+
+    fn remove_idle_if(&self, name: &DatabaseName, condition: impl FnOnce(&Database) -> bool) -> bool {
         let mut databases = self.registration.shared.lock();
         let Some(database) = databases.by_name.get(name) else { return false };
-        if !database.is_deleted() || database.speculative_len() > 0 || database.open_handles() > 0 {
+        if !condition(database) || database.speculative_len() > 0 || database.open_handles() > 0 {
             return false;
         }
         databases.by_name.remove(name);

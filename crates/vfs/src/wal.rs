@@ -138,6 +138,12 @@ impl Wal {
         self.released + u32::try_from(self.frames.len()).expect("frame numbers are 32 bits in SQLite too")
     }
 
+    /// Frames that take memory.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.frames.len()
+    }
+
     pub(crate) fn frame(&self, number: u32) -> Option<&Frame> {
         let index = number.checked_sub(self.released + 1)? as usize;
         self.frames.get(index)

@@ -147,6 +147,12 @@ impl WalIndex {
         self.released = self.released.max(kept);
     }
 
+    /// Regions whose memory was given back.
+    #[cfg(test)]
+    pub(crate) fn released_regions(&self) -> usize {
+        self.released - 1
+    }
+
     /// Frame numbers start again at 1, so that all regions are going to be used again.
     pub(crate) fn reuse(&mut self) {
         self.released = 1;

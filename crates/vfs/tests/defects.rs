@@ -229,6 +229,24 @@ fn a_commit_that_fails_frees_the_write_lock() {
 }
 
 #[test]
+fn a_release_that_fails_to_commit_ends_the_transaction() {
+    // SQLite rolls the changes back and then goes on as if the savepoint were still open: what followed would be committed
+    // without what came before.
+    let pair = pair();
+    let mut connection = pair.open();
+    exec(&mut connection, "CREATE TABLE t(a)");
+    exec(&mut connection, "SAVEPOINT s; INSERT INTO t VALUES(1)");
+    connection.refuse_next_commit(Veto::NotLeader);
+    assert_eq!(fails(&mut connection, "RELEASE s").code, vfs::SQLITE_IOERR_NOT_LEADER);
+    connection.clear_veto();
+    assert!(!connection.in_transaction());
+    assert_eq!(fails(&mut connection, "RELEASE s").message, "no such savepoint: s");
+    exec(&mut connection, "INSERT INTO t VALUES(2)");
+    assert_eq!(rows(&mut connection, "SELECT a FROM t"), ["2"]);
+    assert_eq!(replicate(&pair.leader, &pair.follower), 2);
+}
+
+#[test]
 fn interrupt_does_not_wait_for_the_statement() {
     // Cancelling set a progress handler, which waits for the connection: 14.8 s of a 15 s statement on the loop thread.
     let pair = pair();

@@ -113,6 +113,35 @@ fn storage_goes_with_the_last_connection_and_other_databases_stay() {
 }
 
 #[test]
+fn storage_that_was_never_written_goes_with_the_last_connection() {
+    let pair = pair();
+    let mut connection = pair.open();
+    assert_eq!(rows(&mut connection, "SELECT count(*) FROM sqlite_schema"), ["0"]);
+    assert!(pair.leader.is_pristine());
+    assert!(!pair.vfs.remove_if_pristine(pair.leader.name()), "it is open");
+    exec(&mut connection, "CREATE TABLE t(a)");
+    drop(connection);
+    assert!(!pair.vfs.remove_if_pristine(pair.leader.name()), "the log may commit something");
+    assert_eq!(pair.leader.switch_generation(), 1);
+    assert!(pair.vfs.remove_if_pristine(pair.leader.name()));
+    assert!(pair.vfs.database(pair.leader.name()).is_none());
+
+    // What came from the log or from a snapshot stays, even if it is empty.
+    let mut connection = pair.open();
+    exec(&mut connection, "CREATE TABLE t(a)");
+    let leader = pair.vfs.database(pair.leader.name()).unwrap();
+    replicate(&leader, &pair.follower);
+    drop(connection);
+    let restored = pair.vfs.get_or_create(&name("restored"));
+    let image = pair.vfs.get_or_create(&name("empty")).snapshot();
+    let pages: Vec<_> = image.pages().collect();
+    restored.restore(image.page_count(), &mut pages.iter().map(|page| &page[..])).unwrap();
+    for database in [&leader, &pair.follower, &restored] {
+        assert!(!database.is_pristine() && !pair.vfs.remove_if_pristine(database.name()));
+    }
+}
+
+#[test]
 fn a_write_brings_the_database_back() {
     let pair = pair();
     let mut connection = pair.open();

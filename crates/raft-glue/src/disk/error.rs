@@ -20,12 +20,12 @@ pub enum DiskError {
         /// Its error.
         source: io::Error,
     },
-    /// A segment could not be preallocated. Nothing was written; the same request may be repeated later.
+    /// A file could not be made or preallocated. Nothing was written; the same request may be repeated later.
     #[error("not enough space to allocate {bytes} bytes for {name}")]
     NoSpace {
         /// File that was to be created.
         name: String,
-        /// Its size.
+        /// Its size, 0 if it was not known.
         bytes: u64,
     },
     /// An earlier write or sync failed; its outcome is unknown, so nothing more is written.
@@ -58,6 +58,18 @@ impl DiskError {
     #[must_use]
     pub fn is_no_space(&self) -> bool {
         matches!(self, Self::NoSpace { .. })
+    }
+
+    /// Turns a failure for lack of space, where nothing was changed, into the one that may be retried.
+    pub(crate) fn without_space(self, name: &str) -> Self {
+        match self {
+            Self::Io { operation: "open" | "write", source, .. }
+                if source.kind() == io::ErrorKind::StorageFull =>
+            {
+                Self::NoSpace { name: name.to_owned(), bytes: 0 }
+            }
+            other => other,
+        }
     }
 
     pub(crate) fn io(what: impl Into<String>, operation: &'static str) -> impl FnOnce(io::Error) -> Self {

@@ -152,6 +152,21 @@ pub(crate) fn write<D: Disk>(disk: &D, record: &Record) -> Result<(), DiskError>
     Ok(())
 }
 
+/// Writes what is there once more: what can be read after a failed sync need not be durable.
+pub(crate) fn confirm<D: Disk>(disk: &D, record: &Record) -> Result<(), DiskError> {
+    let name = record.file_name();
+    let what = format!("persist {name}");
+    let mut found = [0; SIZE];
+    let read = disk.open_read(name).and_then(|file| file.read_at(&mut found, 0));
+    match read {
+        Ok(SIZE) if found == record.encode() => write(disk, record),
+        // In the wrong file: C reads it there, but writes it never so.
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(DiskError::io(what, "read")(error)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::MemoryDisk;

@@ -10,6 +10,7 @@
 //!   durable;
 //! - the names of two segments never change in one sync of the directory.
 
+mod backup;
 mod batch;
 mod bytes_of;
 mod checksum;
@@ -18,12 +19,16 @@ mod examine;
 mod extent;
 mod file_system;
 mod files;
+mod image;
+mod inspect;
+mod log;
 mod memory;
 mod metadata;
 mod names;
 mod offline;
 mod os;
 mod payload;
+mod read_only;
 mod repair;
 mod retention;
 mod segment;
@@ -34,8 +39,15 @@ mod writer;
 
 pub use error::{DiskError, LoadError};
 pub use file_system::{DirectoryEntry, Disk, File};
+pub use inspect::{
+    Inspection, MetadataFile, MetadataRecord, OtherFile, OtherKind, Problem, Segment, SegmentEnd, Severity,
+    Snapshot, SnapshotContent, Standing, inspect,
+};
 pub use memory::{Fault, MemoryDisk, MemoryFile, MemoryLock};
 pub use offline::{bootstrap, check_metadata, describe_last_entry, recover};
 pub use os::{OsDisk, OsFile, OsLock};
+pub use payload::PayloadDatabase;
+pub use read_only::{ReadOnly, ReadOnlyFile};
+pub use retention::give_up_older_snapshots;
 pub use snapshot::{discard_snapshot, read_snapshot, write_snapshot};
-pub use store::{LogOptions, LogStore};
+pub use store::{LogOptions, LogStore, Space};

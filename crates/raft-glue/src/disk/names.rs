@@ -8,6 +8,7 @@
 //! | `snapshot-T-I-MS`, `snapshot-T-I-MS.meta` | snapshot payload and its metadata: term, index, time stamp |
 //! | `tmp-...` | file being written; the final name follows the prefix |
 //! | `corrupt-NS-<name>` | file moved aside by a repair, never read again |
+//! | `backup-N-<name>` | copy of a file that a recovery replaced; never read again |
 //! | `catch-up-needed` | damaged data was moved aside and the node has not caught up since |
 //! | `dqlite-lock` | target of the lock |
 
@@ -21,6 +22,8 @@ pub(crate) const MARKER: &str = "catch-up-needed";
 pub(crate) const TEMPORARY: &str = "tmp-";
 /// Prefix of files that a repair moved aside; a number follows, and after a dash the old name.
 pub(crate) const ASIDE: &str = "corrupt-";
+/// Prefix of copies made by a recovery; a number follows, and after a dash the old name.
+pub(crate) const BACKUP: &str = "backup-";
 /// C skips longer names, or aborts.
 pub(crate) const MAX_NAME_LEN: usize = 127;
 /// Far above what any log reaches, far below where sums overflow.

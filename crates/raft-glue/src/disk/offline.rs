@@ -1,7 +1,8 @@
 //! What is done to a directory that no node uses: first start, recovery of a cluster, a look at the last entry.
 
+use super::backup::Staged;
 use super::error::{DiskError, LoadError};
-use super::examine::examine;
+use super::examine::{Examined, examine};
 use super::file_system::Disk;
 use super::metadata::{self, Record};
 use super::names::MARKER;
@@ -47,8 +48,14 @@ pub fn bootstrap<D: Disk>(disk: &D, configuration: &Configuration) -> Result<(),
 ///
 /// Appends a configuration entry to what is there. Whoever calls this declares the directory to be the truth, so a
 /// node that was to wait until it caught up with others need not wait any more (the note of that is moved aside), and
-/// lost votes do not matter. Takes the lock for its duration. Fails, and changes nothing, if entries are damaged or the
-/// directory is in use.
+/// lost votes do not matter. Takes the lock for its duration.
+///
+/// What is replaced is copied before: `backup-N-configuration` says who belonged to the cluster, and `backup-N-<name>`
+/// are term and vote, open segments and that note as they were. To undo a recovery before a node was started, remove
+/// the last segment and give the copies their names back.
+///
+/// Fails, and changes nothing, if entries are damaged, the directory is in use, or there is no space; a failing disk
+/// may also leave the log in the form that the next start would give it.
 pub fn recover<D: Disk>(disk: &D, configuration: &Configuration) -> Result<(), LoadError> {
     if configuration.servers.is_empty() {
         return Err(DiskError::Invalid("a configuration needs at least one server".to_owned()).into());
@@ -58,17 +65,32 @@ pub fn recover<D: Disk>(disk: &D, configuration: &Configuration) -> Result<(), L
     // Nobody will send lost entries again, but lost votes no longer matter.
     refuse_loss(&examined)?;
     let record = decide_metadata(&examined, true)?;
+    let snapshot_term = examined.snapshot.as_ref().map(|snapshot| snapshot.term);
+    let term = examined.entries.last().map(|entry| entry.term).or(snapshot_term).unwrap_or(Term(1));
+    let entry = configuration_entry(configuration, term);
+    let staged = Staged::write(disk, &examined, examined.next_index(), &entry)?;
+    let result = repair_and_publish(disk, &staged, examined, record, term);
+    if result.is_err() {
+        staged.discard();
+    }
+    Ok(result?)
+}
+
+fn repair_and_publish<D: Disk>(
+    disk: &D,
+    staged: &Staged<'_, D>,
+    examined: Examined,
+    record: Record,
+    term: Term,
+) -> Result<(), DiskError> {
+    staged.make_room()?;
     let is_marked = examined.survey.no_vote_until.is_some();
     let mut repairer = Repairer { disk, next_aside: examined.survey.next_aside };
     let opened = repairer.run(examined, record)?;
-    let next = opened.first_index + opened.entries.len() as u64;
-    let snapshot_term = opened.snapshot.as_ref().map(|snapshot| snapshot.term);
-    let term = opened.entries.last().map(|entry| entry.term).or(snapshot_term).unwrap_or(Term(1));
     if opened.record.version == 0 {
         metadata::write(disk, &Record { version: 1, hard_state: HardState { term, vote: None } })?;
     }
-    let entry = configuration_entry(configuration, term);
-    write_closed(disk, next, &[entry], "recover")?;
+    staged.publish()?;
     if is_marked && opened.no_vote_until.is_some() {
         repairer.move_aside(MARKER)?;
     }

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::error::{DiskError, describe};
 use super::file_system::{DirectoryEntry, Disk, File};
+use super::read_only::ReadOnly;
 
 /// C stores the path in a fixed buffer; a longer one could not be opened after a downgrade.
 const MAX_PATH_LEN: usize = 894;
@@ -53,6 +54,23 @@ impl OsDisk {
             }
         })?;
         Ok(Self { directory: Arc::new(path.to_owned()) })
+    }
+
+    /// A directory that is only looked at; it may be on a file system that cannot be written to.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such directory.
+    pub fn for_reading(directory: impl AsRef<Path>) -> Result<ReadOnly<Self>, DiskError> {
+        let path = directory.as_ref();
+        let shown = path.display();
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => {
+                Ok(ReadOnly::new(Self { directory: Arc::new(path.to_owned()) }))
+            }
+            Ok(_) => Err(DiskError::Directory(format!("path '{shown}' is not a directory"))),
+            Err(error) => Err(DiskError::Directory(format!("can't stat '{shown}': {}", describe(&error)))),
+        }
     }
 
     /// Where it is.

@@ -31,6 +31,17 @@ enum State {
     Done,
 }
 
+/// What a payload says about one of its databases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PayloadDatabase {
+    /// Its name, any bytes but NUL.
+    pub name: Vec<u8>,
+    /// Bytes of its main file.
+    pub main_size: u64,
+    /// Bytes of the WAL that lies over it; 0 in everything that releases from 1.17 on wrote.
+    pub wal_size: u64,
+}
+
 /// Follows the structure; give it all bytes in order, then ask [`PayloadCheck::finish`].
 #[derive(Debug)]
 pub(crate) struct PayloadCheck {
@@ -38,11 +49,20 @@ pub(crate) struct PayloadCheck {
     databases: u64,
     word: [u8; 8],
     filled: usize,
+    name: Vec<u8>,
+    found: Vec<PayloadDatabase>,
 }
 
 impl PayloadCheck {
     pub(crate) fn new() -> Self {
-        Self { state: State::Format, databases: 0, word: [0; 8], filled: 0 }
+        Self {
+            state: State::Format,
+            databases: 0,
+            word: [0; 8],
+            filled: 0,
+            name: Vec::new(),
+            found: Vec::new(),
+        }
     }
 
     /// Takes the next bytes.
@@ -94,11 +114,17 @@ impl PayloadCheck {
             }
             State::Name { len } => match self.word.iter().position(|byte| *byte == 0) {
                 Some(0) if len == 0 => return Err("payload has a database without name".to_owned()),
-                Some(_) => self.state = State::MainSize,
+                Some(end) => {
+                    self.name.extend_from_slice(&self.word[..end]);
+                    self.state = State::MainSize;
+                }
                 None if len + 8 > MAX_NAME_LEN => {
                     return Err("payload has a database name without end".to_owned());
                 }
-                None => self.state = State::Name { len: len + 8 },
+                None => {
+                    self.name.extend_from_slice(&self.word);
+                    self.state = State::Name { len: len + 8 };
+                }
             },
             State::MainSize => {
                 if value == 0 || !value.is_multiple_of(PAGE_SIZE) {
@@ -112,6 +138,8 @@ impl PayloadCheck {
                     return Err(format!("payload has a WAL of {value} bytes"));
                 }
                 let left = main.checked_add(value).ok_or("payload has a database without end")?;
+                let name = std::mem::take(&mut self.name);
+                self.found.push(PayloadDatabase { name, main_size: main, wal_size: value });
                 self.state = State::Content { left };
             }
             State::Content { .. } | State::Done => {}
@@ -119,10 +147,10 @@ impl PayloadCheck {
         Ok(())
     }
 
-    /// Whether everything announced has come.
-    pub(crate) fn finish(&self) -> Result<(), String> {
+    /// The databases, if everything announced has come.
+    pub(crate) fn finish(self) -> Result<Vec<PayloadDatabase>, String> {
         match self.state {
-            State::Done => Ok(()),
+            State::Done => Ok(self.found),
             State::Content { left } => Err(format!("payload ends {left} bytes before its last database")),
             _ => Err("payload ends inside a header".to_owned()),
         }
@@ -147,7 +175,7 @@ mod tests {
         bytes
     }
 
-    fn check(bytes: &[u8], step: usize) -> Result<(), String> {
+    fn check(bytes: &[u8], step: usize) -> Result<Vec<PayloadDatabase>, String> {
         let mut check = PayloadCheck::new();
         for part in bytes.chunks(step) {
             check.feed(part)?;
@@ -161,7 +189,14 @@ mod tests {
         {
             let bytes = payload(databases);
             for step in [1, 3, 8, 1000, 100_000] {
-                check(&bytes, step).unwrap();
+                let found = check(&bytes, step).unwrap();
+                let found: Vec<_> = found
+                    .iter()
+                    .map(|found| (std::str::from_utf8(&found.name).unwrap(), found.main_size, found.wal_size))
+                    .collect();
+                let expected: Vec<_> =
+                    databases.iter().map(|(name, main, wal)| (*name, *main as u64, *wal as u64)).collect();
+                assert_eq!(found, expected);
             }
             for cut in 0..bytes.len() {
                 assert!(check(&bytes[..cut], 4096).is_err());

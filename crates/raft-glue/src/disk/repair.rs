@@ -109,7 +109,8 @@ fn naming(file: &str, message: &str, remedy: &str) -> String {
     if message.contains(file) { remedy.to_owned() } else { format!("the damaged file is {file}; {remedy}") }
 }
 
-fn loss_error(loss: &Loss, voters: usize) -> LoadError {
+/// What a refused start says.
+pub(crate) fn loss_error(loss: &Loss, voters: usize) -> LoadError {
     let files: Vec<&str> = loss.aside.iter().map(String::as_str).collect();
     let give_up = format!(
         "restore the directory from a backup, or move {} out of it to give up all entries from {} on",
@@ -230,16 +231,13 @@ impl<D: Disk> Repairer<'_, D> {
             self.move_aside(name)?;
         }
         self.remove(&found.short)?;
+        if found.newest == Some(record) {
+            return metadata::confirm(self.disk, &record);
+        }
         if record == Record::default() {
             return Ok(());
         }
-        if found.newest != Some(record) {
-            tracing::warn!(
-                "continuing in term {}, above all that is found in the log",
-                record.hard_state.term
-            );
-        }
-        // Also if it is there: what can be read after a failed sync need not be durable.
+        tracing::warn!("continuing in term {}, above all that is found in the log", record.hard_state.term);
         metadata::write(self.disk, &record)
     }
 

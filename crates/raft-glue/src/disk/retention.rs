@@ -24,14 +24,34 @@ pub(crate) fn list_snapshots<D: Disk>(disk: &D) -> Result<Vec<SnapshotName>, Dis
 
 /// Removes all but the two newest snapshots.
 pub(crate) fn remove_old_snapshots<D: Disk>(disk: &D) -> Result<(), DiskError> {
+    keep_snapshots(disk, SNAPSHOTS).map(drop)
+}
+
+/// Makes room for a new snapshot by removing all but the newest one: the new one takes the place of the second. Returns
+/// whether there were others.
+///
+/// Meant for a [`write_snapshot`](super::write_snapshot) that failed with [`DiskError::NoSpace`]; may run on any thread.
+///
+/// # Errors
+///
+/// When the directory cannot be read or a file not removed.
+pub fn give_up_older_snapshots<D: Disk>(disk: &D) -> Result<bool, DiskError> {
+    keep_snapshots(disk, 1)
+}
+
+/// Removes all but so many of the newest snapshots; returns whether there were others.
+fn keep_snapshots<D: Disk>(disk: &D, count: usize) -> Result<bool, DiskError> {
     let names = list_snapshots(disk)?;
-    let old = &names[..names.len().saturating_sub(SNAPSHOTS)];
+    let old = &names[..names.len().saturating_sub(count)];
     for name in old {
         let what = format!("delete {name}");
         files::remove_if_exists(disk, &name.meta(), &what)?;
         files::remove_if_exists(disk, &name.to_string(), &what)?;
     }
-    if old.is_empty() { Ok(()) } else { files::sync_directory(disk, "delete old snapshots") }
+    if !old.is_empty() {
+        files::sync_directory(disk, "delete old snapshots")?;
+    }
+    Ok(!old.is_empty())
 }
 
 /// Removes closed segments, from the oldest on, that end before the last `trailing` entries up to `snapshot_index`.

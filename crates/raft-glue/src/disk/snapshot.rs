@@ -23,7 +23,7 @@ use super::error::DiskError;
 use super::file_system::{Disk, File};
 use super::files;
 use super::names::{SnapshotName, TEMPORARY};
-use super::payload::PayloadCheck;
+use super::payload::{PayloadCheck, PayloadDatabase};
 use crate::{Configuration, LogIndex, SnapshotMetadata, Term};
 
 const FORMAT: u64 = 1;
@@ -105,6 +105,24 @@ pub(crate) fn verify<D: Disk>(disk: &D, name: &SnapshotName) -> Result<SnapshotM
     Ok(metadata)
 }
 
+/// Like [`verify`], and says which databases are in it.
+pub(crate) fn look<D: Disk>(
+    disk: &D,
+    name: &SnapshotName,
+) -> Result<(SnapshotMetadata, Vec<PayloadDatabase>), Unusable> {
+    let metadata = read_meta(disk, name)?;
+    Ok((metadata, stream(disk, name, &mut |_| {})?))
+}
+
+/// Whether the payload is compressed, as its first bytes say.
+pub(crate) fn is_compressed<D: Disk>(disk: &D, name: &SnapshotName) -> Result<bool, DiskError> {
+    let what = format!("read {name}");
+    let file = disk.open_read(&name.to_string()).map_err(DiskError::io(&what, "open"))?;
+    let mut magic = [0; LZ4_MAGIC.len()];
+    file.read_at(&mut magic, 0).map_err(DiskError::io(&what, "read"))?;
+    Ok(magic == LZ4_MAGIC)
+}
+
 /// Reads the `.meta` only.
 pub(crate) fn read_meta<D: Disk>(disk: &D, name: &SnapshotName) -> Result<SnapshotMetadata, Unusable> {
     let meta = name.meta();
@@ -139,8 +157,12 @@ pub fn read_snapshot<D: Disk>(disk: &D, metadata: &SnapshotMetadata) -> Result<B
     })
 }
 
-/// Gives the uncompressed payload to `sink`, part by part.
-fn stream<D: Disk>(disk: &D, name: &SnapshotName, sink: &mut dyn FnMut(&[u8])) -> Result<(), Unusable> {
+/// Gives the uncompressed payload to `sink`, part by part, and says in the end what was in it.
+fn stream<D: Disk>(
+    disk: &D,
+    name: &SnapshotName,
+    sink: &mut dyn FnMut(&[u8]),
+) -> Result<Vec<PayloadDatabase>, Unusable> {
     let file_name = name.to_string();
     let what = format!("read {file_name}");
     let file = disk.open_read(&file_name).map_err(DiskError::io(&what, "open"))?;
@@ -327,7 +349,7 @@ pub fn write_snapshot<D: Disk>(
         // A full disk needs the space back; the error that counts is the first one.
         let _ = remove_unpublished(disk, metadata);
     }
-    result
+    result.map_err(|error| error.without_space(&name.to_string()))
 }
 
 fn write_files<D: Disk>(

@@ -1,7 +1,5 @@
 //! The one writer of a data directory.
 
-use std::io;
-
 use bytes::Bytes;
 
 use super::error::{DiskError, LoadError};
@@ -10,6 +8,7 @@ use super::file_system::Disk;
 use super::files;
 use super::metadata::{self, Record};
 use super::names::{ClosedName, LOCK, MARKER};
+use super::retention::give_up_older_snapshots;
 use super::snapshot::{self, write_snapshot};
 use super::writer::{Finished, Writer};
 use super::{repair, retention, segment};
@@ -46,6 +45,16 @@ impl Default for LogOptions {
             segment_size: DEFAULT_SEGMENT_SIZE,
         }
     }
+}
+
+/// Whether there is room for more than what is on its way already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Space {
+    /// The reserve is complete.
+    #[default]
+    Ample,
+    /// The disk has no space for the next segments. What was accepted so far still fits, more should not be.
+    Low,
 }
 
 /// Term, vote, log and snapshots in a directory that nobody else writes to.
@@ -101,10 +110,28 @@ impl<D: Disk> LogStore<D> {
         self.guarded(|store| store.persist_steps(steps))
     }
 
+    /// Prepares the segments that come next, and says whether there is space for them. Nobody needs to wait for it: to
+    /// be called after [`Self::persist`], and now and then while it answers [`Space::Low`].
+    pub fn tend(&mut self) -> Space {
+        if self.latched.is_some() || self.writer.replenish() { Space::Ample } else { Space::Low }
+    }
+
     /// Publishes the snapshot that [`write_snapshot`] wrote and removes what it makes superfluous: all but the two
     /// newest snapshots, and closed segments that end more than `trailing` entries before it.
+    ///
+    /// A snapshot that is older than the newest one by now is discarded.
     pub fn snapshot_taken(&mut self, metadata: &SnapshotMetadata) -> Result<(), DiskError> {
         self.guarded(|store| {
+            if store.snapshot.as_ref().is_some_and(|newest| newest.index > metadata.index) {
+                return snapshot::discard_snapshot(&store.disk, metadata);
+            }
+            let next = store.next_index();
+            if metadata.index.0 >= next {
+                return Err(DiskError::Invalid(format!(
+                    "the snapshot covers entry {}, but entry {next} is not on disk yet",
+                    metadata.index
+                )));
+            }
             // The entries it covers must be in closed segments before it can be found.
             store.finish_segment()?;
             snapshot::publish(&store.disk, metadata)?;
@@ -226,11 +253,7 @@ impl<D: Disk> LogStore<D> {
         if tail.first < next {
             self.truncate(tail.first)?;
         }
-        let result = self.writer.append(tail.first, &tail.entries, &mut self.closed);
-        if result.is_ok() {
-            self.writer.prepare_ahead();
-        }
-        result
+        self.writer.append(tail.first, &tail.entries, &mut self.closed)
     }
 
     fn write_hard_state(&mut self, hard_state: HardState) -> Result<(), DiskError> {
@@ -238,7 +261,7 @@ impl<D: Disk> LogStore<D> {
             return Ok(());
         }
         let record = Record { version: self.record.version + 1, hard_state };
-        metadata::write(&self.disk, &record).map_err(|error| without_space(error, "metadata"))?;
+        metadata::write(&self.disk, &record).map_err(|error| error.without_space("metadata"))?;
         self.record = record;
         Ok(())
     }
@@ -258,13 +281,18 @@ impl<D: Disk> LogStore<D> {
         }
         self.finish_segment()?;
         let timestamp_ms = snapshot::next_timestamp(&self.disk)?;
-        let mut parts = (0..snapshot.data.len())
-            .step_by(SNAPSHOT_PART)
-            .map(|start| snapshot.data.slice(start..snapshot.data.len().min(start + SNAPSHOT_PART)));
-        let parts: &mut dyn Iterator<Item = Bytes> = &mut parts;
-        let len = snapshot.data.len() as u64;
-        write_snapshot(&self.disk, metadata, self.options.compression, timestamp_ms, parts, len)
-            .map_err(|error| without_space(error, "snapshot"))?;
+        let write = || {
+            let mut parts = (0..snapshot.data.len())
+                .step_by(SNAPSHOT_PART)
+                .map(|start| snapshot.data.slice(start..snapshot.data.len().min(start + SNAPSHOT_PART)));
+            let parts: &mut dyn Iterator<Item = Bytes> = &mut parts;
+            let len = snapshot.data.len() as u64;
+            write_snapshot(&self.disk, metadata, self.options.compression, timestamp_ms, parts, len)
+        };
+        write().or_else(|error| match error {
+            error if error.is_no_space() && give_up_older_snapshots(&self.disk)? => write(),
+            error => Err(error),
+        })?;
         snapshot::publish(&self.disk, metadata)?;
         self.snapshot = Some(metadata.clone());
         retention::remove_segments_from_end(&self.disk, &mut self.closed, 0)?;
@@ -389,19 +417,7 @@ pub(crate) fn write_closed<D: Disk>(
     let content = segment::encode(entries);
     if let Err(error) = files::write_whole(disk, &name.name, &content, what) {
         let _ = disk.unlink(&files::temporary(&name.name));
-        return Err(without_space(error, &name.name));
+        return Err(error.without_space(&name.name));
     }
     Ok(Finished { name, extent: segment::extent(first, entries) })
-}
-
-/// Turns a failure for lack of space, where nothing was changed, into the one that may be retried.
-fn without_space(error: DiskError, name: &str) -> DiskError {
-    match error {
-        DiskError::Io { operation: "open" | "write", source, .. }
-            if source.kind() == io::ErrorKind::StorageFull =>
-        {
-            DiskError::NoSpace { name: name.to_owned(), bytes: 0 }
-        }
-        other => other,
-    }
 }

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 
-use super::batch::{self, MAX_ENTRIES, encoded_len};
+use super::batch::{self, MAX_ENTRIES, PREAMBLE_LEN, encoded_len};
 use super::bytes_of::to_usize;
 use super::error::DiskError;
 use super::extent::Extent;
@@ -17,8 +17,13 @@ use super::names::{ClosedName, OpenName};
 use super::segment::{FORMAT, HEADER_LEN};
 use crate::Entry;
 
+/// Segments prepared ahead, as many as C keeps. What is captured or proposed already finds room in them when no new one
+/// can be made.
+const RESERVE: usize = 2;
 /// Files larger than a segment grow in these steps.
 const GROWTH: u64 = 4096;
+/// Zeros that always stay behind the last batch: C's reader needs a whole preamble of them, and aborts at half of one.
+const TAIL_LEN: u64 = PREAMBLE_LEN as u64;
 
 /// A segment that got its final name.
 #[derive(Debug)]
@@ -108,7 +113,7 @@ impl<D: Disk> Writer<D> {
         let mut end = self.current.as_ref().map_or(empty, |current| current.extent.end);
         let mut rest = entries;
         while !rest.is_empty() {
-            let mut count = fitting(rest, self.segment_size.saturating_sub(end));
+            let mut count = fitting(rest, self.segment_size.saturating_sub(end + TAIL_LEN));
             if count == 0 && end > empty {
                 fresh = true;
                 end = empty;
@@ -130,31 +135,36 @@ impl<D: Disk> Writer<D> {
         let mut fresh = 0;
         for part in parts {
             if part.fresh {
-                let needed = part.end.max(self.segment_size);
+                let least = part.end + TAIL_LEN;
+                let usual = least.max(self.segment_size);
                 if self.prepared.len() == fresh {
-                    self.prepare(needed)?;
+                    self.prepare(usual).or_else(|error| match error {
+                        // Something that must be written, such as the start of a term, fits where no reserve does.
+                        error if error.is_no_space() && least < usual => self.prepare(least),
+                        error => Err(error),
+                    })?;
                 }
-                grow(&mut self.prepared[fresh], needed)?;
+                grow(&mut self.prepared[fresh], least)?;
                 fresh += 1;
             } else if fresh == 0 {
                 // Large enough unless a failed write cut it or the first batch is too large for a segment.
                 let current = self.current.as_mut().expect("only a current segment is continued");
-                grow(&mut current.segment, part.end)?;
+                grow(&mut current.segment, part.end + TAIL_LEN)?;
             }
         }
         Ok(())
     }
 
-    /// Makes sure that the next segment exists, if the current one is more than half full. A failure costs nothing now.
-    pub(crate) fn prepare_ahead(&mut self) {
-        let half_full =
-            self.current.as_ref().is_some_and(|current| current.extent.end > self.segment_size / 2);
-        if half_full
-            && self.prepared.is_empty()
-            && let Err(error) = self.prepare(self.segment_size)
-        {
-            tracing::debug!("prepare a segment ahead: {error}");
+    /// Prepares segments until the reserve is complete. False if there is no space for that.
+    pub(crate) fn replenish(&mut self) -> bool {
+        while self.prepared.len() < RESERVE {
+            if let Err(error) = self.prepare(self.segment_size) {
+                tracing::debug!("prepare a segment ahead: {error}");
+                // Any other failure comes again when the segment is needed, and counts then.
+                return !error.is_no_space();
+            }
         }
+        true
     }
 
     fn prepare(&mut self, size: u64) -> Result<(), DiskError> {
@@ -178,16 +188,15 @@ impl<D: Disk> Writer<D> {
 
     fn write(&mut self, part: &Part<'_>) -> Result<(), DiskError> {
         let current = self.current.as_mut().expect("a part has a segment");
-        let mut extent = current.extent.clone();
-        let is_first = extent.entries == 0;
-        let offset = if is_first { 0 } else { extent.end };
+        let is_first = current.extent.entries == 0;
+        let offset = if is_first { 0 } else { current.extent.end };
         let mut buffer = Vec::with_capacity(to_usize(part.end - offset));
         if is_first {
             buffer.extend_from_slice(&FORMAT.to_le_bytes());
         }
         let before = buffer.len();
         batch::encode(part.entries, &mut buffer);
-        extent.push(part.entries.len(), buffer.len() - before);
+        let len = buffer.len() - before;
         let segment = &mut current.segment;
         let what = format!("write to {}", segment.name.name);
         if let Err(error) = segment.file.write_at(&buffer, offset) {
@@ -203,7 +212,7 @@ impl<D: Disk> Writer<D> {
             return Err(DiskError::NoSpace { name: segment.name.name.clone(), bytes: buffer.len() as u64 });
         }
         segment.file.sync().map_err(DiskError::io(what, "fsync"))?;
-        current.extent = extent;
+        current.extent.push(part.entries.len(), len);
         Ok(())
     }
 

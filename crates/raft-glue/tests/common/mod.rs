@@ -119,6 +119,8 @@ pub struct Cluster {
     /// Last index that has reached a node as the report of another.
     reported: BTreeMap<(u64, u64), u64>,
     pub sent: BTreeMap<&'static str, u64>,
+    /// See [`Cluster::pump_unless_busy`].
+    busy: bool,
 }
 
 pub fn address(id: u64) -> String {
@@ -148,6 +150,7 @@ impl Cluster {
             next_request: 1,
             reported: BTreeMap::new(),
             sent: BTreeMap::new(),
+            busy: false,
         };
         let members: Vec<(u64, Role)> = (1..=voters).map(|id| (id, Role::Voter)).collect();
         let first =
@@ -265,7 +268,10 @@ impl Cluster {
                     let other = self.leaders.insert(term, id);
                     assert!(other.is_none_or(|other| other == id), "two leaders in term {term}");
                 }
-                Output::LostLeadership => self.node(id).proposed.clear(),
+                Output::LostLeadership => {
+                    *self.sent.entry("lost leadership").or_default() += 1;
+                    self.node(id).proposed.clear();
+                }
                 Output::RequestDone { request, result } => self.node(id).done.push((request, result)),
                 Output::Failed(reason) => panic!("node {id} failed: {reason}"),
             }
@@ -276,7 +282,7 @@ impl Cluster {
     fn snapshot_if_due(&mut self, id: u64) {
         let node = self.node(id);
         if node.snapshot.is_none()
-            && let Some(metadata) = node.replica.as_mut().and_then(Replica::begin_snapshot)
+            && let Some(metadata) = node.replica.as_mut().and_then(|replica| replica.begin_snapshot(|| 0))
         {
             assert_eq!(metadata.index.0, node.applied);
             node.snapshot = Some((metadata, node.state));
@@ -367,6 +373,16 @@ impl Cluster {
         if let rpc::Message::AppendEntries(append) = message {
             assert!(append.leader_commit.0 <= append.prev_log_index.0 + append.entries.len() as u64);
             assert!(append.term <= node.durable.hard_state.term, "a leader of a term that is not durable");
+            for (index, entry) in (append.prev_log_index.0 + 1..).zip(&append.entries) {
+                let position = index.checked_sub(node.durable.first_index);
+                let own =
+                    position.and_then(|position| node.durable.entries.get(usize::try_from(position).ok()?));
+                let replaced = own.is_some_and(|own| own.term != entry.term);
+                assert!(
+                    own.is_none_or(|own| own == entry) || replaced,
+                    "another entry than its own at {index}"
+                );
+            }
         }
         *self.sent.entry(kind).or_default() += 1;
     }
@@ -393,7 +409,14 @@ impl Cluster {
         }
         let now_ms = self.now_ms;
         self.replica(to).handle_message(NodeId(from), &address(from), message, now_ms);
-        self.pump(to);
+        self.pump_unless_busy(to);
+    }
+
+    /// A busy node takes in several things before it is asked what follows from them.
+    fn pump_unless_busy(&mut self, id: u64) {
+        if !(self.busy && self.random.chance(30)) {
+            self.pump(id);
+        }
     }
 
     fn busy_wires(&self) -> Vec<(u64, u64)> {
@@ -405,7 +428,7 @@ impl Cluster {
         let now_ms = self.now_ms;
         for id in self.running() {
             self.replica(id).handle_tick(now_ms);
-            self.pump(id);
+            self.pump_unless_busy(id);
         }
     }
 
@@ -452,7 +475,7 @@ impl Cluster {
         let data = Bytes::from(word.repeat(words));
         let index = self.replica(id).propose(data.clone()).ok()?;
         self.node(id).proposed.push((index, data));
-        self.pump(id);
+        self.pump_unless_busy(id);
         Some(index)
     }
 
@@ -470,6 +493,7 @@ impl Cluster {
 
     /// One step of a hostile world.
     pub fn chaos(&mut self) {
+        self.busy = true;
         match self.random.below(100) {
             0..=59 => {
                 let busy = self.busy_wires();
@@ -481,7 +505,7 @@ impl Cluster {
                         self.wires.remove(&(from, to));
                         if self.is_running(from) && self.random.chance(50) {
                             self.replica(from).handle_unreachable(NodeId(to), true);
-                            self.pump(from);
+                            self.pump_unless_busy(from);
                         }
                     } else {
                         self.deliver(from, to);
@@ -534,6 +558,7 @@ impl Cluster {
 
     /// Heals everything and demands progress and agreement of the nodes in the configuration.
     pub fn heal_and_check(&mut self) {
+        self.busy = false;
         self.cut.clear();
         for id in self.nodes.keys().copied().collect::<Vec<_>>() {
             if !self.is_running(id) {

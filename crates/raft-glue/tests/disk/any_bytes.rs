@@ -156,7 +156,7 @@ proptest! {
         let names: Vec<String> =
             disk.names().into_iter().filter(|name| name.contains('-') && name != "dqlite-lock").collect();
         apply(&disk, &names[file % names.len()], &Change::Flip(at, mask));
-        if let Ok((_, loaded)) = LogStore::open(disk.clone(), options()) {
+        if let Ok((_, loaded)) = LogStore::open(disk, options()) {
             let snapshot = loaded.snapshot.as_ref().map_or(0, |snapshot| snapshot.index.0);
             let next = loaded.first_index.0 + loaded.entries.len() as u64;
             let whole = next == 41 && loaded.first_index.0 <= snapshot + 1;

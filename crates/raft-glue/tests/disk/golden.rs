@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::archive::{archives, description, disk, unpack};
 use crate::fixture::{entry, names};
 
-fn number(value: &Value) -> u64 {
+pub(crate) fn number(value: &Value) -> u64 {
     value.as_u64().unwrap_or_else(|| panic!("{value} is not a number"))
 }
 

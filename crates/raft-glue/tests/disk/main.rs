@@ -1,4 +1,5 @@
 //! The data directory as a whole: writing and reading it, crashes, damage, and directories written by C dqlite.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
 mod any_bytes;
 mod archive;
@@ -6,5 +7,7 @@ mod crash;
 mod damage;
 mod fixture;
 mod golden;
+mod inspect;
+mod member;
 mod offline;
 mod store;

@@ -1,10 +1,12 @@
 //! Bootstrap, recover and describe on directories in good order.
 
 use raft_glue::disk::{
-    Disk, DiskError, LoadError, LogOptions, LogStore, MemoryDisk, bootstrap, describe_last_entry, recover,
+    Disk, DiskError, Fault, LoadError, LogOptions, LogStore, MemoryDisk, bootstrap, describe_last_entry,
+    inspect, recover,
 };
 use raft_glue::{Configuration, EntryKind, HardState, LogIndex, NodeId, Role, Server, Term};
 
+use crate::damage::contents;
 use crate::fixture::*;
 
 #[test]
@@ -60,10 +62,18 @@ fn recover_appends_the_configuration() {
             "0000000000000001-0000000000000004",
             "0000000000000005-0000000000000005",
             "0000000000000006-0000000000000006",
+            "backup-1-configuration",
+            "backup-1-metadata1",
+            "backup-1-open-1",
+            "backup-2-configuration",
+            "backup-2-metadata1",
             "dqlite-lock",
             "metadata1"
         ]
     );
+    let servers = |name: &str| String::from_utf8(disk.content(name).unwrap()).unwrap();
+    assert_eq!(servers("backup-1-configuration"), "1 a:1 Voter\n2 a:2 Voter\n3 a:3 Voter\n");
+    assert_eq!(servers("backup-2-configuration"), "1 a:1 Voter\n");
     let (_, loaded) = open(&disk);
     let last = loaded.entries.last().unwrap();
     assert_eq!((last.term, last.kind), (Term(3), EntryKind::Configuration));
@@ -73,6 +83,124 @@ fn recover_appends_the_configuration() {
         recover(&disk, &Configuration::default()).unwrap_err(),
         LoadError::Disk(DiskError::Invalid(_))
     ));
+}
+
+/// A directory with all that a recovery may have to deal with: open segments, a torn tail, damage that costs nothing, a
+/// note to wait, metadata that does not decode.
+fn eventful() -> MemoryDisk {
+    let disk = MemoryDisk::new(0);
+    let mut store = fresh(&disk);
+    store.persist(&[step(1, 6, 3)]).unwrap();
+    write(&disk, 4, 3).unwrap();
+    store.snapshot_taken(&metadata(4, 3)).unwrap();
+    store.persist(&[with_state(step(7, 9, 3), 10, Some(2))]).unwrap();
+    store.persist(&[step(10, 12, 3)]).unwrap();
+    drop(store);
+    let closed = "0000000000000001-0000000000000006";
+    let mut content = disk.content(closed).unwrap();
+    content.extend([7; 64]);
+    disk.put(closed, &content);
+    let mut content = disk.content("open-2").unwrap();
+    let torn = content.iter().rposition(|byte| *byte != 0).unwrap() / 512 * 512;
+    content[torn..].fill(0);
+    disk.put("open-2", &content);
+    disk.put("metadata1", &[9; 32]);
+    disk.put("catch-up-needed", b"77\n");
+    disk.put("notes", b"mine");
+    disk
+}
+
+fn copy(disk: &MemoryDisk) -> MemoryDisk {
+    let copy = MemoryDisk::new(0);
+    contents(disk).iter().for_each(|(name, content)| copy.put(name, content));
+    copy
+}
+
+#[test]
+fn recover_can_be_undone_with_the_copies_it_keeps() {
+    let before = eventful();
+    let disk = copy(&before);
+    recover(&disk, &configuration(1)).unwrap();
+    let (_, loaded) = open(&copy(&disk));
+    assert_eq!(Configuration::decode(&loaded.entries.last().unwrap().data).unwrap(), configuration(1));
+    assert_eq!(loaded.no_vote_until, None);
+
+    // As the documentation says.
+    let added = names(&disk).into_iter().rfind(|name| name.starts_with('0')).unwrap();
+    disk.unlink(&added).unwrap();
+    for name in names(&disk) {
+        if let Some(old) = name.strip_prefix("backup-1-").filter(|old| *old != "configuration") {
+            disk.rename(&name, old).unwrap();
+        }
+    }
+    // The open segment is there again, beside its closed form.
+    let closed = names(&disk).into_iter().rfind(|name| name.starts_with('0')).unwrap();
+    disk.unlink(&closed).unwrap();
+    for (name, content) in contents(&before) {
+        let is_cut = name.starts_with('0');
+        assert!(is_cut || disk.content(&name).as_ref() == Some(&content), "{name}");
+    }
+    let (index, term) = describe_last_entry(&before).unwrap();
+    assert_eq!(describe_last_entry(&disk).unwrap(), (index, term));
+}
+
+#[test]
+fn a_failed_recover_leaves_the_directory_unlocked_and_unchanged() {
+    let is_unlocked = |disk: &MemoryDisk| disk.lock("dqlite-lock").unwrap().is_some();
+    let before = eventful();
+    before.put("dqlite-lock", b"");
+    let unchanged = |disk: &MemoryDisk, context: &str| {
+        assert!(is_unlocked(disk), "{context}");
+        assert!(contents(disk) == contents(&before), "{context}: {:?}", names(disk));
+    };
+
+    // For lack of space, wherever it ends.
+    let mut failures = 0;
+    for more in (0..).step_by(509) {
+        let disk = copy(&before);
+        disk.set_capacity(Some(disk.used() + more));
+        let Err(error) = recover(&disk, &configuration(1)) else { break };
+        assert!(matches!(&error, LoadError::Disk(error) if error.is_no_space()), "{error}");
+        unchanged(&disk, &format!("{more} bytes"));
+        failures += 1;
+    }
+    assert!(failures > 100, "{failures}");
+
+    // Damaged entries, and arguments that make no sense.
+    let damaged = copy(&before);
+    let mut content = damaged.content("open-2").unwrap();
+    content[30] ^= 1;
+    damaged.put("open-2", &content);
+    let as_damaged = contents(&damaged);
+    assert!(matches!(recover(&damaged, &configuration(1)).unwrap_err(), LoadError::Damaged { .. }));
+    assert!(is_unlocked(&damaged) && contents(&damaged) == as_damaged);
+    let disk = copy(&before);
+    recover(&disk, &Configuration::default()).unwrap_err();
+    unchanged(&disk, "no servers");
+
+    // A disk that fails at any operation: the log says what it said before, or what a start makes of that.
+    let whole = copy(&before);
+    recover(&whole, &configuration(1)).unwrap();
+    let log_of = |disk: &MemoryDisk| inspect(disk, &mut || {}).unwrap().loaded;
+    let expected = log_of(&before);
+    let mut points = 0;
+    for number in 1..=whole.operations() {
+        let disk = copy(&before);
+        disk.inject(Fault::Operation(number));
+        if recover(&disk, &configuration(1)).is_ok() {
+            continue;
+        }
+        disk.heal();
+        assert!(is_unlocked(&disk), "operation {number}");
+        assert!(!names(&disk).iter().any(|name| name.starts_with("backup-")), "operation {number}");
+        let found = log_of(&disk);
+        assert_eq!((&found.entries, &found.snapshot), (&expected.entries, &expected.snapshot));
+        // The second attempt succeeds.
+        recover(&disk, &configuration(1)).unwrap_or_else(|error| panic!("operation {number}: {error}"));
+        assert_eq!(open(&disk).1.entries.len(), expected.entries.len() + 1);
+        points += 1;
+    }
+    assert!(points > 30, "{points}");
 }
 
 #[test]

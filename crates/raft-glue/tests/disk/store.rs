@@ -1,7 +1,8 @@
 //! Writing, reading, truncating, snapshots, retention.
 
 use raft_glue::disk::{
-    Disk, DiskError, Fault, File, LoadError, LogOptions, LogStore, MemoryDisk, OsDisk, read_snapshot,
+    Disk, DiskError, Fault, File, LoadError, LogOptions, LogStore, MemoryDisk, OsDisk, Space,
+    give_up_older_snapshots, read_snapshot,
 };
 use raft_glue::{Entry, HardState, LogIndex, NodeId, Persist, Term};
 
@@ -48,7 +49,7 @@ fn what_was_persisted_is_loaded_after_a_kill_and_after_a_stop() {
             "metadata2"
         ]
     );
-    let (_, loaded) = LogStore::open(disk.clone(), LogOptions::default()).unwrap();
+    let (_, loaded) = LogStore::open(disk, LogOptions::default()).unwrap();
     check_log(&loaded, 1, 41, 1);
 }
 
@@ -237,6 +238,40 @@ fn a_snapshot_that_was_not_published_leaves_nothing() {
 }
 
 #[test]
+fn a_snapshot_ahead_of_the_log_is_refused_and_one_behind_a_newer_is_dropped() {
+    let disk = MemoryDisk::new(1);
+    let mut store = fresh(&disk);
+    store.persist(&[step(1, 9, 1)]).unwrap();
+    write(&disk, 10, 1).unwrap();
+    assert!(matches!(store.snapshot_taken(&metadata(10, 1)).unwrap_err(), DiskError::Invalid(_)));
+    store.persist(&[step(10, 10, 1)]).unwrap();
+    store.snapshot_taken(&metadata(10, 1)).unwrap();
+    write(&disk, 8, 1).unwrap();
+    store.persist(&[installed(50, 2)]).unwrap();
+    store.snapshot_taken(&metadata(8, 1)).unwrap();
+    assert!(names(&disk).iter().all(|name| !name.contains("-8-")));
+    assert_eq!(open(&disk.crash()).1.snapshot, Some(metadata(50, 2)));
+}
+
+#[test]
+fn a_whole_preamble_of_zeros_stays_behind_the_last_batch() {
+    let disk = MemoryDisk::new(1);
+    let mut store = fresh(&disk);
+    store.persist(&[step(1, 1, 1)]).unwrap();
+    let used = 8 + 32 + entry(1, 1).data.len();
+    for len in [16 * 1024 - used - 32, 16 * 1024 - used - 40, 16 * 1024 - 40, 40_000 - 24] {
+        let mut filling = step(2, 2, 1);
+        filling.entries[0].data = vec![1; len].into();
+        store.persist(&[filling.clone()]).unwrap();
+        for name in names(&disk).into_iter().filter(|name| name.starts_with("open")) {
+            let content = disk.content(&name).unwrap();
+            assert_eq!(content[content.len() - 16..], [0; 16], "{len} {name}");
+        }
+        assert_eq!(open(&disk.crash()).1.entries[1], filling.entries[0]);
+    }
+}
+
+#[test]
 fn a_received_snapshot_replaces_the_log() {
     let disk = MemoryDisk::new(1);
     let mut store = fresh(&disk);
@@ -304,6 +339,81 @@ fn a_full_disk_refuses_before_it_changes_anything_and_goes_on_when_there_is_spac
     disk.set_capacity(None);
     store.persist(&[full.1, step(last + 2, last + 60, 1)]).unwrap();
     check_log(&open(&disk.crash()).1, 1, last + 60, 1);
+}
+
+#[test]
+fn lack_of_space_is_seen_while_two_segments_are_left() {
+    let disk = MemoryDisk::new(1);
+    let mut store = fresh(&disk);
+    store.persist(&[step(1, 1, 1)]).unwrap();
+    assert_eq!(store.tend(), Space::Ample);
+    let open_segments = || names(&disk).into_iter().filter(|name| name.starts_with("open-")).count();
+    assert_eq!(open_segments(), 3);
+    disk.set_capacity(Some(disk.used()));
+    let mut last = 1;
+    while store.tend() == Space::Ample {
+        store.persist(&[step(last + 1, last + 1, 1)]).unwrap();
+        last += 1;
+    }
+    // More than a whole segment still fits, byte for byte.
+    let mut rest = step(last + 1, last + 1, 1);
+    rest.entries[0].data = vec![1; 16 * 1024 - 80].into();
+    store.persist(std::slice::from_ref(&rest)).unwrap();
+    assert_eq!(store.tend(), Space::Low);
+    assert_eq!(open(&disk.crash()).1.entries.last(), rest.entries.last());
+
+    disk.set_capacity(None);
+    assert_eq!(store.tend(), Space::Ample);
+    assert_eq!(open_segments(), 3);
+    let operations = disk.operations();
+    assert_eq!(store.tend(), Space::Ample);
+    assert_eq!(disk.operations(), operations, "there is nothing to do");
+}
+
+#[test]
+fn what_must_be_written_fits_where_no_whole_segment_does() {
+    let disk = MemoryDisk::new(1);
+    let mut store = fresh(&disk);
+    disk.set_capacity(Some(disk.used() + 5000));
+    assert_eq!(store.tend(), Space::Low);
+    store.persist(&[step(1, 3, 1)]).unwrap();
+    check_log(&open(&disk.crash()).1, 1, 3, 1);
+    // The small segment grows as long as it can, and goes on as any other when there is space again.
+    disk.set_capacity(Some(disk.used() + 4096));
+    store.persist(&[step(4, 12, 1)]).unwrap();
+    let more = step(13, 30, 1);
+    assert!(store.persist(std::slice::from_ref(&more)).unwrap_err().is_no_space());
+    check_log(&open(&disk.crash()).1, 1, 12, 1);
+    disk.set_capacity(None);
+    store.persist(&[more]).unwrap();
+    for seed in 0..20 {
+        check_log(&open(&disk.crash_with(seed)).1, 1, 30, 1);
+    }
+}
+
+#[test]
+fn a_snapshot_without_space_takes_the_place_of_the_oldest() {
+    let disk = MemoryDisk::new(1);
+    let mut store = fresh(&disk);
+    store.persist(&[step(1, 40, 1)]).unwrap();
+    for index in [10, 20] {
+        write(&disk, index, 1).unwrap();
+        store.snapshot_taken(&metadata(index, 1)).unwrap();
+    }
+    disk.set_capacity(Some(disk.used() + 100));
+    assert!(write(&disk, 30, 1).unwrap_err().is_no_space());
+    assert!(!names(&disk).iter().any(|name| name.starts_with("tmp-")));
+    assert!(give_up_older_snapshots(&disk).unwrap());
+    assert!(!give_up_older_snapshots(&disk).unwrap(), "the newest stays");
+    assert_eq!(open(&disk.crash()).1.snapshot, Some(metadata(20, 1)));
+    write(&disk, 30, 1).unwrap();
+    store.snapshot_taken(&metadata(30, 1)).unwrap();
+    assert_eq!(open(&disk.crash()).1.snapshot, Some(metadata(30, 1)));
+
+    // The same for a received one.
+    disk.set_capacity(Some(disk.used() + 100));
+    store.persist(&[installed(500, 2)]).unwrap();
+    assert_eq!(open(&disk.crash()).1.snapshot, Some(metadata(500, 2)));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Committed entries meet the databases: our own move a watermark, others' are applied natively. Snapshots.
 
 use bytes::Bytes;
+use raft_glue::disk::Space;
 use raft_glue::{Committed, EntryKind, InstalledSnapshot};
-use vfs::{DatabaseName, DatabaseSnapshot, PAGE_SIZE, PageNumber, Vfs};
-use wire_protocol::command::Command;
+use vfs::{Database, DatabaseName, DatabaseSnapshot, PAGE_SIZE, PageNumber, Vfs};
+use wire_protocol::command::{Command, Frames};
 use wire_protocol::snapshot::PayloadDecoder;
 
 use super::database::DatabaseId;
@@ -34,36 +35,26 @@ impl Core {
         state.database.commit(own.generation, own.sequence).map_err(|error| error.to_string())?;
         state.database.maintain().map_err(|error| error.to_string())?;
         self.release_gated(own.database, now_ms);
+        self.forget_if_unused(own.database);
         Ok(())
     }
 
     fn apply_foreign(&mut self, data: &Bytes) -> Result<(), String> {
-        let command = Command::decode(data).map_err(|error| error.to_string())?;
-        let Command::Frames(frames) = command else {
-            // OPEN, UNDO and CHECKPOINT of old releases change nothing.
-            return Ok(());
-        };
-        if !frames.is_commit {
-            return Err("frames without a commit are not supported".to_owned());
-        }
-        if frames.page_size() != PAGE_SIZE {
-            return Err(format!("page size {} instead of {PAGE_SIZE}", frames.page_size()));
-        }
-        let name = DatabaseName::replicated(&frames.filename).map_err(|error| error.to_string())?;
+        let Some((name, frames)) = transaction_of(data)? else { return Ok(()) };
         let id = self.databases.get_or_create(&self.vfs, &name);
         let state = self.databases.get_mut(id);
         let mut pages = frames.pages().map(|(number, page)| (PageNumber(number), page));
         state.database.apply(&mut pages).map_err(|error| error.to_string())?;
         state.database.maintain().map_err(|error| error.to_string())?;
-        self.forget_if_deleted(id);
+        self.forget_if_unused(id);
         Ok(())
     }
 
-    /// A database that was deleted goes when nobody has it open any more.
-    pub(super) fn forget_if_deleted(&self, id: DatabaseId) {
+    /// A database that was deleted or never written goes when nobody has it open any more.
+    pub(super) fn forget_if_unused(&mut self, id: DatabaseId) {
         let database = &self.databases.get(id).database;
-        if database.is_deleted() {
-            self.vfs.remove_if_deleted(database.name());
+        if (database.is_deleted() || database.is_pristine()) && !self.proposals.mention(id) {
+            self.databases.forget_if_unused(&self.vfs, id);
         }
     }
 
@@ -93,13 +84,19 @@ impl Core {
         if self.snapshot_running || self.stopping || self.failed.is_some() {
             return;
         }
-        let Some(metadata) = self.replica.begin_snapshot() else { return };
+        let vfs = &self.vfs;
+        let is_low = self.space == Space::Low;
+        let state_bytes = || {
+            // A nearly full disk needs the room that the log takes.
+            if is_low { 0 } else { vfs.databases().iter().map(|database| size_bytes(database)).sum() }
+        };
+        let Some(metadata) = self.replica.begin_snapshot(state_bytes) else { return };
         let databases: Vec<(Bytes, DatabaseSnapshot)> = self
             .vfs
             .databases()
             .iter()
+            .filter(|database| !database.is_pristine())
             .map(|database| (Bytes::copy_from_slice(database.name().as_bytes()), database.snapshot()))
-            .filter(|(_, snapshot)| snapshot.page_count() > 0)
             .collect();
         self.snapshot_running = true;
         self.outputs.push_back(Output::Snapshot(SnapshotJob::Write { metadata, databases }));
@@ -124,6 +121,27 @@ impl Core {
             }
         }
     }
+}
+
+/// The database that a command of the log changes, and its pages. Commands that change nothing give `None`.
+///
+/// # Errors
+///
+/// Says what is wrong with the command.
+pub(crate) fn transaction_of(data: &Bytes) -> Result<Option<(DatabaseName, Frames)>, String> {
+    let command = Command::decode(data).map_err(|error| error.to_string())?;
+    let Command::Frames(frames) = command else {
+        // OPEN, UNDO and CHECKPOINT of old releases change nothing.
+        return Ok(None);
+    };
+    if !frames.is_commit {
+        return Err("frames without a commit are not supported".to_owned());
+    }
+    if frames.page_size() != PAGE_SIZE {
+        return Err(format!("page size {} instead of {PAGE_SIZE}", frames.page_size()));
+    }
+    let name = DatabaseName::replicated(&frames.filename).map_err(|error| error.to_string())?;
+    Ok(Some((name, frames)))
 }
 
 /// Replaces the content of all databases by a snapshot payload; databases that are not in it go.
@@ -158,6 +176,10 @@ pub fn restore_payload(vfs: &Vfs, payload: &Bytes) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn size_bytes(database: &Database) -> u64 {
+    u64::from(database.page_count()) * PAGE_SIZE as u64
 }
 
 fn too_many_pages(name: &DatabaseName) -> String {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use vfs::DatabaseSnapshot;
+use vfs::{DatabaseSnapshot, TransactionState};
 use wire_protocol::{Frame, Protocol};
 
 use super::database::DatabaseId;
@@ -19,8 +19,12 @@ pub(super) struct Client {
     inbox_len: usize,
     /// The socket is not read because the inbox is full.
     pub(super) paused: bool,
+    /// Everything the client will ever send is in the inbox.
+    pub(super) at_end: bool,
+    /// Told when the inbox has been worked off, before the socket is closed.
+    pub(super) last_words: Option<String>,
     /// When the client closed its sending half.
-    pub(super) eof_at_ms: Option<u64>,
+    pub(super) departed_at_ms: Option<u64>,
     /// The socket is gone: nothing is sent any more, the session goes as soon as it is back.
     pub(super) gone: bool,
     pub(super) request: RequestState,
@@ -36,6 +40,8 @@ pub(super) struct Opened {
     pub(super) cancel: CancelHandle,
     /// For each statement id, whether the statement only reads.
     pub(super) readonly: Vec<Option<bool>>,
+    /// What the session held when it came home.
+    pub(super) transaction: TransactionState,
     /// Leadership was lost: the session is closed when it comes home.
     pub(super) dead: bool,
 }
@@ -66,6 +72,8 @@ pub(super) enum RequestState {
 pub(super) struct Running {
     pub(super) class: JobClass,
     pub(super) kind: RequestKind,
+    /// When it was given out.
+    pub(super) since_ms: u64,
 }
 
 /// What the request in progress may do, as far as an answer for a broken one depends on it.
@@ -99,7 +107,9 @@ impl Client {
             inbox: VecDeque::new(),
             inbox_len: 0,
             paused: false,
-            eof_at_ms: None,
+            at_end: false,
+            last_words: None,
+            departed_at_ms: None,
             gone: false,
             request: RequestState::Idle,
             opened: None,

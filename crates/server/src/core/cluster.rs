@@ -100,7 +100,7 @@ impl Core {
                 if let Some(state) = self.clients.get_mut(&client) {
                     state.request = RequestState::Cluster;
                 }
-                self.refuse_commits_during_transfer();
+                self.enforce_veto();
             }
             Err(error) => self.refuse_change(client, &error, now_ms),
         }
@@ -112,7 +112,7 @@ impl Core {
         result: Result<(), ChangeError>,
         now_ms: u64,
     ) {
-        self.refuse_commits_during_transfer();
+        self.enforce_veto();
         let Some(client) = self.cluster_requests.remove(&request) else { return };
         if !matches!(self.clients.get(&client).map(|state| &state.request), Some(RequestState::Cluster)) {
             return;
@@ -126,14 +126,6 @@ impl Core {
 
     fn refuse_change(&mut self, client: ClientId, error: &ChangeError, now_ms: u64) {
         self.refuse(client, error.client_code(), &error.to_string(), now_ms);
-    }
-
-    /// While leadership is being handed over nothing can be proposed, so nothing may be captured either.
-    fn refuse_commits_during_transfer(&mut self) {
-        let veto = self.replica.transfer_pending().then_some(vfs::Veto::TransferPending);
-        for state in self.databases.iter() {
-            state.database.set_veto(veto);
-        }
     }
 
     /// A session whose generation ended while its client waited for something else.

@@ -11,9 +11,9 @@ use super::lane::Lane;
 use super::limits;
 use super::{ClientId, leader::Batch};
 
-/// Index of a database in [`Databases`]; never reused while the node runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct DatabaseId(pub(super) usize);
+/// Key of a database in [`Databases`]; never reused while the node runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct DatabaseId(u64);
 
 /// A reply that was computed from state which is not committed yet.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub(super) struct DatabaseState {
     pub(super) proposed: Position,
     /// Generation that `gated` and `proposed` belong to.
     pub(super) generation: u64,
+    /// Sessions that were opened and not yet closed.
+    pub(super) sessions: usize,
 }
 
 impl DatabaseState {
@@ -51,7 +53,13 @@ impl DatabaseState {
             held_back: None,
             proposed: Position::default(),
             generation,
+            sessions: 0,
         }
+    }
+
+    /// Whether anything here still waits for something or may come back.
+    fn is_in_use(&self) -> bool {
+        self.sessions > 0 || !self.lane.is_free() || !self.gated.is_empty() || self.held_back.is_some()
     }
 
     /// Whether one more writer may run ahead of the log.
@@ -61,11 +69,12 @@ impl DatabaseState {
     }
 }
 
-/// All databases that were used since the node started.
+/// All databases that are or were used since the node started, without those that left nothing behind.
 #[derive(Debug, Default)]
 pub(super) struct Databases {
-    states: Vec<DatabaseState>,
+    states: BTreeMap<DatabaseId, DatabaseState>,
     by_name: HashMap<DatabaseName, DatabaseId>,
+    next_id: u64,
 }
 
 impl Databases {
@@ -73,7 +82,7 @@ impl Databases {
     pub(super) fn get_or_create(&mut self, vfs: &Vfs, name: &DatabaseName) -> DatabaseId {
         let database = vfs.get_or_create(name);
         if let Some(&id) = self.by_name.get(name) {
-            let state = &mut self.states[id.0];
+            let state = self.get_mut(id);
             if !Arc::ptr_eq(&state.database, &database) {
                 // It was deleted, its last connection has gone, and now it is used again.
                 state.generation = database.generation();
@@ -82,30 +91,46 @@ impl Databases {
             }
             return id;
         }
-        let id = DatabaseId(self.states.len());
-        self.states.push(DatabaseState::new(database));
+        let id = DatabaseId(self.next_id);
+        self.next_id += 1;
+        self.states.insert(id, DatabaseState::new(database));
         self.by_name.insert(name.clone(), id);
         id
     }
 
     pub(super) fn get(&self, id: DatabaseId) -> &DatabaseState {
-        &self.states[id.0]
+        self.states.get(&id).expect("a database stays while anything refers to it")
     }
 
     pub(super) fn get_mut(&mut self, id: DatabaseId) -> &mut DatabaseState {
-        &mut self.states[id.0]
+        self.states.get_mut(&id).expect("a database stays while anything refers to it")
     }
 
-    pub(super) fn ids(&self) -> impl Iterator<Item = DatabaseId> + use<> {
-        (0..self.states.len()).map(DatabaseId)
+    /// Forgets a database that is deleted or was never written, once nothing refers to it any more.
+    pub(super) fn forget_if_unused(&mut self, vfs: &Vfs, id: DatabaseId) {
+        let Some(state) = self.states.get(&id) else { return };
+        if state.is_in_use() {
+            return;
+        }
+        let name = state.database.name();
+        let is_current = vfs.database(name).is_some_and(|current| Arc::ptr_eq(&current, &state.database));
+        if is_current && !vfs.remove_if_deleted(name) && !vfs.remove_if_pristine(name) {
+            return;
+        }
+        self.by_name.remove(name);
+        self.states.remove(&id);
+    }
+
+    pub(super) fn ids(&self) -> Vec<DatabaseId> {
+        self.states.keys().copied().collect()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &DatabaseState> {
-        self.states.iter()
+        self.states.values()
     }
 
     /// The nearest deadline of any writer that waits.
     pub(super) fn next_deadline_ms(&self) -> Option<u64> {
-        self.states.iter().filter_map(|state| state.lane.next_deadline_ms()).min()
+        self.states.values().filter_map(|state| state.lane.next_deadline_ms()).min()
     }
 }

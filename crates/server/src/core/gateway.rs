@@ -23,7 +23,8 @@ pub(super) mod codes {
     pub(in crate::core) const LEADERSHIP_LOST: u64 = 10506;
 }
 
-const INTERRUPT_KIND: u8 = 10;
+pub(super) const INTERRUPT_KIND: u8 = 10;
+const CONNECT_KIND: u8 = 11;
 
 impl Core {
     pub(super) fn client_opened(&mut self, client: ClientId, protocol: Protocol) {
@@ -49,11 +50,20 @@ impl Core {
         }
     }
 
-    pub(super) fn client_eof(&mut self, client: ClientId, now_ms: u64) {
+    /// Nothing more comes of this client, for this reason if it is one to be told.
+    pub(super) fn client_eof(&mut self, client: ClientId, reason: Option<String>, now_ms: u64) {
         if let Some(state) = self.clients.get_mut(&client) {
-            state.eof_at_ms = Some(now_ms);
+            state.at_end = true;
+            state.last_words = reason;
         }
+        self.client_departing(client, now_ms);
         self.next_request(client, now_ms);
+    }
+
+    pub(super) fn client_departing(&mut self, client: ClientId, now_ms: u64) {
+        if let Some(state) = self.clients.get_mut(&client) {
+            state.departed_at_ms.get_or_insert(now_ms);
+        }
     }
 
     /// Starts waiting requests until one has to wait for something.
@@ -68,7 +78,10 @@ impl Core {
                 return;
             }
             let Some(frame) = state.pop() else {
-                if state.eof_at_ms.is_some() {
+                if state.at_end {
+                    if let Some(reason) = state.last_words.take() {
+                        self.reply_only(client, codes::DQLITE_PARSE, &reason);
+                    }
                     self.outputs.push_back(Output::CloseClient { client });
                 }
                 return;
@@ -92,12 +105,14 @@ impl Core {
                 return self.refuse(client, code, "unrecognized schema version", now_ms);
             }
             Err(error) => {
-                return self.refuse(
-                    client,
-                    codes::DQLITE_PARSE,
-                    &format!("malformed request: {error}"),
-                    now_ms,
-                );
+                if let (CONNECT_KIND, Some(state)) = (frame.kind, self.clients.get_mut(&client)) {
+                    // Its socket is not read any more: what follows a CONNECT is no request.
+                    state.at_end = true;
+                }
+                let cause =
+                    std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+                let message = format!("{error}{cause}");
+                return self.refuse(client, codes::DQLITE_PARSE, &message, now_ms);
             }
         };
         match request {
@@ -192,7 +207,7 @@ impl Core {
         if let Some(opened) = self.clients.get_mut(&client).and_then(|state| state.opened.as_mut()) {
             opened.forget_statement(statement);
         }
-        self.run_as_reader(client, Work::Finalize { statement }, RequestKind::Session);
+        self.run_short(client, RequestKind::Session, Work::Finalize { statement });
     }
 
     /// CONNECT: the socket leaves the client protocol. A session it had is closed first.

@@ -16,6 +16,8 @@ pub enum JobClass {
     Reader,
     /// Holds a database's writer lane: must not wait behind readers.
     Writer,
+    /// Opens, compiles or closes, and runs nothing: must not wait behind any statement.
+    Short,
 }
 
 /// One piece of SQL work on one session.
@@ -92,6 +94,12 @@ impl SqlJob {
     #[must_use]
     pub fn class(&self) -> JobClass {
         self.class
+    }
+
+    /// Whether the request it belongs to was cancelled, so that running it takes no time.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.is_cancelled())
     }
 
     /// Runs the job on the calling thread. May take as long as its SQL takes.

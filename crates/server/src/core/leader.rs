@@ -7,10 +7,9 @@ use raft_glue::{LogIndex, ProposeError};
 use vfs::{DatabaseName, Page, PageNumber, Position, Transaction};
 use wire_protocol::command;
 
-use super::client::{RequestKind, RequestState};
+use super::client::RequestState;
 use super::database::{DatabaseId, GatedReply};
 use super::gateway::codes;
-use super::job::{JobClass, Work};
 use super::{ClientId, Core, limits};
 
 /// Own entries in the log that are not applied yet, in log order.
@@ -30,6 +29,11 @@ pub(super) struct Proposal {
 }
 
 impl Proposals {
+    /// Whether an entry of this database is not applied yet.
+    pub(super) fn mention(&self, database: DatabaseId) -> bool {
+        self.pending.iter().any(|proposal| proposal.database == database)
+    }
+
     /// Takes the proposal at `index`, if the entry there is ours.
     pub(super) fn take(&mut self, index: LogIndex) -> Option<Proposal> {
         let front = self.pending.front()?;
@@ -172,7 +176,7 @@ impl Core {
         if let Some(opened) = self.clients.get_mut(&client).and_then(|state| state.opened.as_mut()) {
             opened.dead = true;
         }
-        self.run(client, JobClass::Reader, RequestKind::Close, Work::Close);
+        self.run_close(client);
     }
 
     fn end_client_of_lost_leader(&mut self, client: ClientId, now_ms: u64) {
@@ -189,8 +193,8 @@ impl Core {
                 // Its answer, whatever it will be, is replaced when it comes back.
                 if let Some(opened) = state.opened.as_mut() {
                     opened.dead = true;
-                    opened.cancel.cancel();
                 }
+                self.cancel_job(client);
             }
             // A cluster request or a dump goes on, but the session behind it ends.
             RequestState::Cluster | RequestState::Dumping(_) => {

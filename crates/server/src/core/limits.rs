@@ -3,6 +3,10 @@
 /// Largest body of one client request, bytes. SQLite itself refuses texts and blobs of more than 10^9 bytes.
 pub const MAX_REQUEST_LEN: usize = 512 * 1024 * 1024;
 
+/// Descriptors of the process that connections must leave to the log, to peers and to the host; a quarter of what the
+/// process may open, if that is less. Otherwise the number of connections is not limited.
+pub const RESERVED_DESCRIPTORS: i32 = 64;
+
 /// Requests of one client that may wait behind the running one before its socket is no longer read.
 pub const MAX_INBOX_FRAMES: usize = 64;
 
@@ -11,6 +15,9 @@ pub const MAX_INBOX_BYTES: usize = 1024 * 1024;
 
 /// A ROWS message is closed once it holds this many bytes; rows are never split, so it may be longer by one row.
 pub const ROWS_BATCH_LEN: usize = 32 * 1024;
+
+/// Longest row, bytes. One value of SQLite's default maximum of 10^9 bytes fits.
+pub const MAX_ROW_LEN: usize = 1024 * 1024 * 1024;
 
 /// Rows that a writing statement (`INSERT ... RETURNING`) may produce, bytes. They are held back until the
 /// transaction is committed by the cluster, so they must fit in memory.
@@ -31,8 +38,11 @@ pub const MAX_MERGED_LEN: usize = 1024 * 1024;
 /// Bytes of a DUMP handed to the socket at a time.
 pub const DUMP_CHUNK_LEN: usize = 1024 * 1024;
 
-/// How long a read goes on for a client that closed its sending half (it may be gone altogether), milliseconds.
+/// How long one read goes on for a client that closed its sending half (it may be gone altogether), milliseconds.
 pub const EOF_READ_GRACE_MS: u64 = 1_000;
+
+/// The same for a statement that holds the writer lane, milliseconds.
+pub const EOF_WRITE_GRACE_MS: u64 = 10_000;
 
 /// Heartbeat timeout announced in WELCOME, milliseconds. Nothing depends on it; clients expect C's value.
 pub const ANNOUNCED_HEARTBEAT_TIMEOUT_MS: u64 = 15_000;

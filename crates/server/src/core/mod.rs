@@ -8,6 +8,7 @@
 //! computed from is committed; after leadership is lost nothing of the old generation is proposed or answered.
 
 mod apply;
+mod cancel;
 mod client;
 mod cluster;
 mod database;
@@ -19,6 +20,7 @@ mod leader;
 pub mod limits;
 mod rows;
 mod session;
+mod space;
 mod sql;
 mod statements;
 
@@ -26,8 +28,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use raft_glue::disk::Space;
 use raft_glue::{NodeId, Output as ReplicaOutput, Persist, Replica, RequestId, SnapshotMetadata};
-use vfs::{DatabaseSnapshot, Vfs};
+use vfs::{DatabaseSnapshot, Veto, Vfs};
 use wire_protocol::{Frame, Protocol, rpc};
 
 use crate::options::LiveOptions;
@@ -36,6 +39,7 @@ use database::Databases;
 use leader::Proposals;
 
 pub use apply::restore_payload;
+pub(crate) use apply::transaction_of;
 pub use job::{JobClass, SqlDone, SqlJob};
 
 /// Identity of a client socket; never reused.
@@ -74,6 +78,18 @@ pub enum Input {
     ClientEof {
         /// Who.
         client: ClientId,
+    },
+    /// A client closed its sending half, but not all that it has sent was read yet.
+    ClientDeparting {
+        /// Who.
+        client: ClientId,
+    },
+    /// A client sent what cannot be read. What came before is still answered, then the reason is told.
+    ClientUnreadable {
+        /// Who.
+        client: ClientId,
+        /// What is wrong.
+        reason: String,
     },
     /// A client's socket is gone.
     ClientClosed {
@@ -186,6 +202,8 @@ pub enum DiskDone {
     Persisted(Result<u64, String>),
     /// Segments and snapshots are trimmed.
     SnapshotTaken(SnapshotMetadata, Result<(), String>),
+    /// The disk has no space for more than what was accepted already, or has it again.
+    Space(Space),
     /// Entries as asked.
     EntriesRead(raft_glue::ReadEntries, Result<Vec<raft_glue::Entry>, String>),
 }
@@ -243,10 +261,18 @@ pub struct Core {
     /// Clients in [`RequestState::Barrier`], in order of arrival.
     barrier: VecDeque<ClientId>,
     cluster_requests: BTreeMap<RequestId, ClientId>,
+    /// Time of the newest input or poll.
+    now_ms: u64,
     next_request: u64,
     next_gated: u64,
     snapshot_running: bool,
+    /// Room on the disk, as the log last said.
+    space: Space,
+    /// Commits of all databases are refused for this reason.
+    veto: Option<Veto>,
     sql_jobs_out: usize,
+    /// See [`Core::take_jobs_cancelled`].
+    jobs_cancelled: bool,
     stopping: bool,
     stopped: bool,
     failed: Option<String>,
@@ -267,10 +293,14 @@ impl Core {
             proposals: Proposals::default(),
             barrier: VecDeque::new(),
             cluster_requests: BTreeMap::new(),
+            now_ms: 0,
             next_request: 1,
             next_gated: 0,
             snapshot_running: false,
+            space: Space::default(),
+            veto: None,
             sql_jobs_out: 0,
+            jobs_cancelled: false,
             stopping: false,
             stopped: false,
             failed: None,
@@ -281,10 +311,13 @@ impl Core {
     /// Takes one input. What follows from it comes out of [`Self::poll_output`]; feeding all inputs of a turn before
     /// polling lets proposals of several clients share one write and one message.
     pub fn handle(&mut self, input: Input, now_ms: u64) {
+        self.now_ms = now_ms;
         match input {
             Input::ClientOpened { client, protocol } => self.client_opened(client, protocol),
             Input::ClientFrame { client, frame } => self.client_frame(client, frame, now_ms),
-            Input::ClientEof { client } => self.client_eof(client, now_ms),
+            Input::ClientEof { client } => self.client_eof(client, None, now_ms),
+            Input::ClientDeparting { client } => self.client_departing(client, now_ms),
+            Input::ClientUnreadable { client, reason } => self.client_eof(client, Some(reason), now_ms),
             Input::ClientClosed { client } => self.client_closed(client, now_ms),
             Input::ClientDrained { client } => self.client_drained(client, now_ms),
             Input::PeerMessage { from, address, message } => {
@@ -301,6 +334,7 @@ impl Core {
 
     /// The next thing to do, in order; `None` when there is nothing until the next input.
     pub fn poll_output(&mut self, now_ms: u64) -> Option<Output> {
+        self.now_ms = now_ms;
         loop {
             if let Some(output) = self.outputs.pop_front() {
                 return Some(output);
@@ -309,6 +343,11 @@ impl Core {
                 return None;
             }
         }
+    }
+
+    /// Whether a job that is out was cancelled since the last call; one that has not begun yet can be ended at once.
+    pub fn take_jobs_cancelled(&mut self) -> bool {
+        std::mem::take(&mut self.jobs_cancelled)
     }
 
     /// When [`Input::Tick`] is wanted besides the regular ticks.
@@ -350,6 +389,7 @@ impl Core {
         if self.stopped {
             return false;
         }
+        self.enforce_veto();
         self.propose_captured();
         while let Some(output) = self.replica.poll_output(now_ms) {
             progress = true;
@@ -405,6 +445,7 @@ impl Core {
                 self.replica.handle_snapshot_failed();
                 self.fail(reason, now_ms);
             }
+            DiskDone::Space(space) => self.space_changed(space),
             DiskDone::EntriesRead(read, result) => {
                 self.replica.handle_entries_read(&read, result.map_err(drop))
             }
@@ -414,7 +455,7 @@ impl Core {
     fn tick(&mut self, now_ms: u64) {
         self.replica.handle_tick(now_ms);
         self.expire_writers(now_ms);
-        self.cancel_reads_of_departed(now_ms);
+        self.cancel_jobs_of_departed(now_ms);
     }
 
     /// Latches: the node refuses everything from here on, but stays up to be inspected.

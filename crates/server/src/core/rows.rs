@@ -26,15 +26,36 @@ impl ColumnKind {
     }
 }
 
+/// A row is longer than `max_len`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct RowTooLong {
+    /// What was allowed, bytes.
+    pub(super) max_len: usize,
+}
+
 /// Appends the current row of `statement`. A value whose storage class does not fit the declared type is sent by
-/// its storage class, NULL is always NULL.
-pub(super) fn encode_row(rows: &mut RowsEncoder<'_>, statement: &Statement, kinds: &[ColumnKind]) {
+/// its storage class, NULL is always NULL. A text that holds a NUL is sent as BLOB: the protocol's texts end at a NUL.
+pub(super) fn encode_row(
+    rows: &mut RowsEncoder<'_>,
+    statement: &Statement,
+    kinds: &[ColumnKind],
+    max_len: usize,
+) -> Result<(), RowTooLong> {
+    let start = rows.len();
     rows.begin_row(kinds.len());
     for (column, kind) in kinds.iter().enumerate() {
-        match (statement.column(column), kind) {
+        let value = statement.column(column);
+        if let ColumnValue::Text(bytes) | ColumnValue::Blob(bytes) = value
+            && rows.len() - start + bytes.len() > max_len
+        {
+            rows.abandon_row();
+            return Err(RowTooLong { max_len });
+        }
+        match (value, kind) {
             (ColumnValue::Integer(value), ColumnKind::Plain) => rows.integer(value),
             (ColumnValue::Integer(value), ColumnKind::Time) => rows.unix_time(value),
             (ColumnValue::Integer(value), ColumnKind::Boolean) => rows.boolean(value),
+            (ColumnValue::Text(text), _) if text.contains(&0) => rows.blob(text),
             (ColumnValue::Text(text), ColumnKind::Time) => rows.iso8601(text),
             (ColumnValue::Text(text), _) => rows.text(text),
             (ColumnValue::Float(value), _) => rows.float(value),
@@ -42,11 +63,35 @@ pub(super) fn encode_row(rows: &mut RowsEncoder<'_>, statement: &Statement, kind
             (ColumnValue::Null, _) => rows.null(),
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
+    use vfs::{DatabaseName, Step, Vfs};
+    use wire_protocol::RowsEnd;
+
     use super::*;
+
+    #[test]
+    fn a_row_that_is_too_long_is_refused_before_it_is_copied() {
+        let vfs = Vfs::register().unwrap();
+        let mut connection = vfs.open(&DatabaseName::new(b"test").unwrap()).unwrap();
+        let sql = b"SELECT zeroblob(1000), zeroblob(1000), 1";
+        let mut statement = connection.prepare(sql).unwrap().statement.unwrap();
+        assert_eq!(statement.step(), Ok(Step::Row));
+        let kinds = [ColumnKind::Plain; 3];
+        let mut out = BytesMut::new();
+        for _ in 0..2 {
+            let mut rows = RowsEncoder::begin(&mut out, [&b"a"[..], b"b", b"c"].into_iter());
+            let before = rows.len();
+            assert_eq!(encode_row(&mut rows, &statement, &kinds, 2000), Err(RowTooLong { max_len: 2000 }));
+            assert_eq!((rows.len(), rows.rows()), (before, 0));
+            assert_eq!(encode_row(&mut rows, &statement, &kinds, 2100), Ok(()));
+            rows.finish(RowsEnd::Done);
+        }
+    }
 
     #[test]
     fn declared_types_compare_whole_and_in_any_case() {

@@ -92,6 +92,11 @@ impl Session {
         Ok(Self { current: None, statements: Statements::default(), connection, cancel })
     }
 
+    /// Whether the current request was cancelled.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
     pub(super) fn cancel_handle(&self) -> CancelHandle {
         self.cancel.clone()
     }
@@ -272,7 +277,6 @@ impl Session {
             unreachable!("called for this kind only");
         };
         loop {
-            self.check_cancelled()?;
             if current.statement.is_none() {
                 let rest = sql.get(*offset..).unwrap_or_default();
                 if rest.is_empty() {
@@ -285,6 +289,8 @@ impl Session {
                     None => return Ok(self.result()),
                 }
             }
+            // Not before there is a statement to run: what has been run is not undone.
+            self.check_cancelled()?;
             let statement = current.statement.as_mut().expect("prepared above");
             if !statement.readonly() && !may_write {
                 return Ok(Outcome::NeedsWriter);
@@ -390,7 +396,12 @@ impl Session {
                     rows.finish(RowsEnd::Done);
                     return Ok(RowsEnd::Done);
                 }
-                Step::Row => encode_row(&mut rows, statement, &kinds),
+                Step::Row => {
+                    encode_row(&mut rows, statement, &kinds, limits::MAX_ROW_LEN).map_err(|too_long| {
+                        let message = format!("a row of the result exceeds {} bytes", too_long.max_len);
+                        error(SQLITE_TOOBIG, &message)
+                    })?;
+                }
             }
             if rows.len() >= limits::ROWS_BATCH_LEN {
                 rows.finish(RowsEnd::Part);

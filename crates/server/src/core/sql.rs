@@ -10,7 +10,7 @@ use super::gateway::codes;
 use super::job::{JobClass, Outcome, SqlDone, SqlJob, Work};
 use super::lane::Waiter;
 use super::session::{encode, failure};
-use super::{ClientId, Core, Output, limits};
+use super::{ClientId, Core, Output};
 
 /// Whether a text probably starts with a statement that writes. Only a hint: it saves a trip to a reader that would
 /// find out; a wrong guess costs a little waiting, never correctness.
@@ -52,7 +52,7 @@ impl Core {
         let Some(state) = self.clients.get_mut(&client) else { return };
         let Some(opened) = state.opened.as_ref() else {
             if matches!(work, Work::Open { .. }) {
-                self.send_job(client, JobClass::Reader, kind, None, work);
+                self.send_job(client, JobClass::Short, kind, None, work);
             } else {
                 self.refuse(client, codes::NOT_FOUND, "no database opened", now_ms);
             }
@@ -67,7 +67,9 @@ impl Core {
             Work::ExecSql { sql, .. } | Work::QuerySql { sql, .. } => probably_writes(sql),
             _ => false,
         };
-        if self.databases.get(database).lane.is_held_by(client) {
+        if matches!(work, Work::Prepare { .. }) {
+            self.run_short(client, kind, work);
+        } else if self.databases.get(database).lane.is_held_by(client) {
             self.run(client, JobClass::Writer, kind, work);
         } else if writes {
             self.queue_writer(client, kind, work, now_ms);
@@ -76,8 +78,9 @@ impl Core {
         }
     }
 
-    pub(super) fn run_as_reader(&mut self, client: ClientId, work: Work, kind: RequestKind) {
-        self.run(client, JobClass::Reader, kind, work);
+    /// Runs work that runs no statement.
+    pub(super) fn run_short(&mut self, client: ClientId, kind: RequestKind, work: Work) {
+        self.run(client, JobClass::Short, kind, work);
     }
 
     /// Sends the client's session to an executor.
@@ -100,7 +103,7 @@ impl Core {
         work: Work,
     ) {
         if let Some(state) = self.clients.get_mut(&client) {
-            state.request = RequestState::Running(Running { class, kind });
+            state.request = RequestState::Running(Running { class, kind, since_ms: self.now_ms });
         }
         self.sql_jobs_out += 1;
         self.outputs.push_back(Output::Sql(SqlJob { client, class, session, work }));
@@ -115,10 +118,12 @@ impl Core {
         state.request = RequestState::Queued;
         let lane = &mut self.databases.get_mut(database).lane;
         let held = !lane.is_free();
-        let deadline_ms = now_ms.saturating_add(busy_timeout_ms);
+        // Whatever is committed in front of it makes its snapshot too old to be written to.
+        let hopeless = held && opened.transaction == TransactionState::Read;
+        let deadline_ms = if hopeless { now_ms } else { now_ms.saturating_add(busy_timeout_ms) };
         lane.wait(Waiter { client, kind, work, deadline_ms });
         self.grant(database);
-        if held && busy_timeout_ms == 0 {
+        if held && deadline_ms == now_ms {
             self.expire_writers(now_ms);
         }
     }
@@ -144,13 +149,13 @@ impl Core {
     }
 
     /// Ends a request that waited in the lane. If its statement is compiled already the session must forget it.
-    fn abandon_queued(&mut self, waiter: &Waiter, failure: Option<(u64, &str)>, now_ms: u64) {
+    pub(super) fn abandon_queued(&mut self, waiter: &Waiter, failure: Option<(u64, &str)>, now_ms: u64) {
         let client = waiter.client;
         if matches!(waiter.work, Work::Continue) {
             if let Some((code, message)) = failure {
                 self.reply_only(client, code, message);
             }
-            self.run(client, JobClass::Reader, RequestKind::Session, Work::Abandon);
+            self.run_short(client, RequestKind::Session, Work::Abandon);
         } else if let Some((code, message)) = failure {
             self.refuse(client, code, message, now_ms);
         } else {
@@ -198,6 +203,7 @@ impl Core {
         }
         let Some(opened) = state.opened.as_mut() else { return };
         opened.session = session;
+        opened.transaction = transaction;
         let database = opened.database;
         let dead = opened.dead || generation != self.databases.get(database).generation;
         let gone = state.gone;
@@ -213,7 +219,10 @@ impl Core {
             return self.finish(client, now_ms);
         }
         match outcome {
-            Outcome::NeedsWriter => self.queue_writer(client, running.kind, Work::Continue, now_ms),
+            Outcome::NeedsWriter => {
+                self.queue_writer(client, running.kind, Work::Continue, now_ms);
+                self.interrupt_if_asked(client, now_ms);
+            }
             Outcome::Prepared { reply, statement, readonly } => {
                 if let Some(opened) = self.clients.get_mut(&client).and_then(|state| state.opened.as_mut()) {
                     opened.remember_statement(statement, readonly);
@@ -245,6 +254,9 @@ impl Core {
                     now_ms,
                 );
             }
+            Outcome::Cancelled if running.kind == RequestKind::Query && !self.is_interrupted(client) => {
+                self.refuse(client, codes::INTERRUPT, "interrupted", now_ms);
+            }
             Outcome::Cancelled => self.finish(client, now_ms),
             Outcome::Opened { .. } | Outcome::OpenFailed(_) | Outcome::Closed => {}
         }
@@ -263,11 +275,19 @@ impl Core {
         let database = self.databases.get_or_create(&self.vfs, &name);
         let Some(state) = self.clients.get_mut(&client) else { return };
         let dead = generation != self.databases.get(database).generation || !self.replica.is_leader();
-        state.opened = Some(Opened { database, session: Some(session), cancel, readonly: Vec::new(), dead });
+        self.databases.get_mut(database).sessions += 1;
+        state.opened = Some(Opened {
+            database,
+            session: Some(session),
+            cancel,
+            readonly: Vec::new(),
+            transaction: TransactionState::None,
+            dead,
+        });
         let gone = state.gone;
         if dead {
             self.reply_only(client, codes::NOT_LEADER, "not leader");
-            return self.run(client, JobClass::Reader, RequestKind::Close, Work::Close);
+            return self.run_close(client);
         }
         if gone {
             return self.finish(client, now_ms);
@@ -287,7 +307,7 @@ impl Core {
                 self.reply_only(client, codes::NOT_LEADER, "not leader");
             }
         }
-        self.run(client, JobClass::Reader, RequestKind::Close, Work::Close);
+        self.run_close(client);
     }
 
     /// The connection is closed and its transaction rolled back.
@@ -295,9 +315,11 @@ impl Core {
         let Some(state) = self.clients.get_mut(&client) else { return };
         let database = state.opened.take().map(|opened| opened.database);
         if let Some(database) = database {
-            self.databases.get_mut(database).lane.release(client);
+            let state = self.databases.get_mut(database);
+            state.lane.release(client);
+            state.sessions -= 1;
             self.grant(database);
-            self.forget_if_deleted(database);
+            self.forget_if_unused(database);
         }
         self.finish(client, now_ms);
     }
@@ -364,107 +386,6 @@ impl Core {
             }
             Some(RequestState::Dumping(_)) => self.continue_dump(client, now_ms),
             _ => {}
-        }
-    }
-
-    /// INTERRUPT arrived behind the request in progress: end that one early. What is already captured goes on.
-    pub(super) fn interrupt(&mut self, client: ClientId, now_ms: u64) {
-        let Some(state) = self.clients.get_mut(&client) else { return };
-        match &state.request {
-            RequestState::Running(_) => {
-                if let Some(opened) = &state.opened {
-                    opened.cancel.cancel();
-                }
-            }
-            RequestState::Streaming => self.abandon_stream(client),
-            RequestState::Queued => self.interrupt_queued(client, now_ms),
-            _ => {}
-        }
-    }
-
-    fn interrupt_if_asked(&mut self, client: ClientId, now_ms: u64) {
-        let asked = self
-            .clients
-            .get(&client)
-            .is_some_and(|state| state.inbox.front().is_some_and(|frame| frame.kind == 10));
-        if asked {
-            self.interrupt(client, now_ms);
-        }
-    }
-
-    fn interrupt_queued(&mut self, client: ClientId, now_ms: u64) {
-        let Some(database) = self.database_of(client) else { return };
-        if let Some(waiter) = self.databases.get_mut(database).lane.withdraw(client) {
-            let failure = (waiter.kind != RequestKind::Query).then_some((codes::INTERRUPT, "interrupted"));
-            self.abandon_queued(&waiter, failure, now_ms);
-        }
-    }
-
-    /// Closes the client's session, which is at home.
-    pub(super) fn run_close(&mut self, client: ClientId) {
-        self.run(client, JobClass::Reader, RequestKind::Close, Work::Close);
-    }
-
-    fn abandon_stream(&mut self, client: ClientId) {
-        self.run(client, JobClass::Reader, RequestKind::Session, Work::Abandon);
-    }
-
-    pub(super) fn database_of(&self, client: ClientId) -> Option<DatabaseId> {
-        self.clients.get(&client).and_then(|state| state.opened.as_ref()).map(|opened| opened.database)
-    }
-
-    /// The socket is gone: whatever is in progress ends as soon as it can, the transaction is rolled back.
-    pub(super) fn client_closed(&mut self, client: ClientId, now_ms: u64) {
-        let Some(state) = self.clients.get_mut(&client) else { return };
-        state.gone = true;
-        state.inbox.clear();
-        match &state.request {
-            RequestState::Running(_) => {
-                if let Some(opened) = &state.opened {
-                    opened.cancel.cancel();
-                }
-            }
-            RequestState::Queued => {
-                let Some(database) = self.database_of(client) else { return };
-                if let Some(waiter) = self.databases.get_mut(database).lane.withdraw(client) {
-                    self.abandon_queued(&waiter, None, now_ms);
-                }
-            }
-            RequestState::Streaming => self.abandon_stream(client),
-            // The write is in the log; its reply goes nowhere.
-            RequestState::Gated if !self.stopping => {}
-            RequestState::Idle
-            | RequestState::Gated
-            | RequestState::Barrier(_)
-            | RequestState::Cluster
-            | RequestState::Dumping(_) => self.finish(client, now_ms),
-        }
-    }
-
-    /// An idle client without a socket: close its session, then forget it.
-    pub(super) fn close_session(&mut self, client: ClientId, now_ms: u64) {
-        let _ = now_ms;
-        let has_session = self
-            .clients
-            .get(&client)
-            .and_then(|state| state.opened.as_ref())
-            .is_some_and(|opened| opened.session.is_some());
-        if has_session {
-            self.run(client, JobClass::Reader, RequestKind::Close, Work::Close);
-        } else {
-            self.clients.remove(&client);
-        }
-    }
-
-    /// Stops the reads of clients that closed their sending half some time ago: they are probably gone.
-    pub(super) fn cancel_reads_of_departed(&mut self, now_ms: u64) {
-        for state in self.clients.values() {
-            let departed = state.eof_at_ms.is_some_and(|at| now_ms >= at + limits::EOF_READ_GRACE_MS);
-            if let (true, RequestState::Running(Running { kind: RequestKind::Query, .. }), Some(opened)) =
-                (departed, &state.request, &state.opened)
-            {
-                opened.cancel.cancel();
-            }
         }
     }
 }

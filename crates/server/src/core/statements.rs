@@ -1,5 +1,7 @@
 //! The table of prepared statements of one connection, and binding of request parameters.
 
+use std::collections::BTreeSet;
+
 use vfs::{SqlError, Statement};
 use wire_protocol::{Params, Value};
 
@@ -7,6 +9,8 @@ use wire_protocol::{Params, Value};
 #[derive(Debug, Default)]
 pub(super) struct Statements {
     slots: Vec<Slot>,
+    /// The free ones among them.
+    free: BTreeSet<usize>,
 }
 
 #[derive(Debug)]
@@ -18,15 +22,14 @@ enum Slot {
 }
 
 impl Statements {
-    /// Number of slots in use or reusable.
+    /// Number of statements.
     pub(super) fn len(&self) -> usize {
-        self.slots.len()
+        self.slots.len() - self.free.len()
     }
 
     /// Keeps a statement and gives its id.
     pub(super) fn insert(&mut self, statement: Statement) -> u32 {
-        let free = self.slots.iter().position(|slot| matches!(slot, Slot::Free));
-        let index = free.unwrap_or_else(|| {
+        let index = self.free.pop_first().unwrap_or_else(|| {
             self.slots.push(Slot::Free);
             self.slots.len() - 1
         });
@@ -55,8 +58,10 @@ impl Statements {
 
     /// Finalizes a statement.
     pub(super) fn remove(&mut self, id: u32) {
-        if let Some(slot) = self.slots.get_mut(id as usize) {
+        let index = id as usize;
+        if let Some(slot) = self.slots.get_mut(index) {
             *slot = Slot::Free;
+            self.free.insert(index);
         }
     }
 }

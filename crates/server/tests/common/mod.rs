@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod alone;
+pub(crate) mod raw;
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -13,8 +16,8 @@ use wire_protocol::Value;
 
 /// Longest wait for anything.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
-/// Fast elections: a heartbeat each 30 ms, an election after 300 to 600 ms.
-const LATENCY_MS: u32 = 20;
+/// Fast elections: a heartbeat each 90 ms, an election after 900 to 1800 ms.
+const LATENCY_MS: u32 = 60;
 
 /// An address that nobody else uses.
 pub(crate) fn unique_address() -> String {
@@ -26,8 +29,9 @@ pub(crate) fn unique_address() -> String {
 pub(crate) struct TestNode {
     pub(crate) id: u64,
     pub(crate) address: String,
-    directory: TempDir,
+    // In this order: the node stops before its directory goes.
     pub(crate) node: Option<Node>,
+    directory: TempDir,
     configure: fn(&mut Node),
 }
 
@@ -39,8 +43,20 @@ impl TestNode {
 
     /// A running node with settings.
     pub(crate) fn start_with(id: u64, configure: fn(&mut Node)) -> Self {
+        Self::start_at(id, unique_address(), configure)
+    }
+
+    /// A running node on TCP.
+    pub(crate) fn start_tcp(id: u64, configure: fn(&mut Node)) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap().to_string();
+        drop(free);
+        Self::start_at(id, address, configure)
+    }
+
+    fn start_at(id: u64, address: String, configure: fn(&mut Node)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut node = Self { id, address: unique_address(), directory, node: None, configure };
+        let mut node = Self { id, address, node: None, directory, configure };
         node.restart();
         node
     }
@@ -126,20 +142,71 @@ pub(crate) fn image(node: &TestNode) -> Vec<u8> {
 
 /// Waits until all running nodes hold the same image of `test`.
 pub(crate) fn wait_equal(nodes: &[TestNode]) {
-    eventually("equal images", || {
-        let mut images = nodes.iter().filter(|node| node.node.is_some()).map(image);
-        let first = images.next().unwrap();
-        !first.is_empty() && images.all(|image| image == first)
-    });
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        let images: Vec<(u64, Vec<u8>)> =
+            nodes.iter().filter(|node| node.node.is_some()).map(|node| (node.id, image(node))).collect();
+        let first = &images[0].1;
+        if !first.is_empty() && images.iter().all(|(_, image)| image == first) {
+            return;
+        }
+        if Instant::now() > deadline {
+            panic!("not equal within {TIMEOUT:?}:{}", differences(&images));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Size of each image, and the pages in which it differs from the first.
+fn differences(images: &[(u64, Vec<u8>)]) -> String {
+    let first = &images[0].1;
+    let mut lines = String::new();
+    for (id, image) in images {
+        let pairs = image.chunks(4096).zip(first.chunks(4096));
+        let pages: Vec<usize> = pairs
+            .enumerate()
+            .filter(|(_, (left, right))| left != right)
+            .map(|(index, _)| index + 1)
+            .collect();
+        lines += &format!("\n  node {id}: {} bytes, other pages {pages:?}", image.len());
+    }
+    lines
 }
 
 pub(crate) fn text(value: &str) -> Value {
     Value::Text(value.to_owned().into())
 }
 
+/// Settings: a writer that finds another one fails at once.
+pub(crate) fn no_patience(node: &mut Node) {
+    node.options_mut().unwrap().live().set_busy_timeout_ms(0);
+}
+
+/// A query that never ends by itself.
+pub(crate) const ENDLESS: &str =
+    "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c";
+
+/// Inserts into `t (n)` for ever.
+pub(crate) const ENDLESS_INSERT: &str = "INSERT INTO t (n) \
+    WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c";
+
 /// The one value of a one-row, one-column query.
 pub(crate) fn one(client: &mut Client, sql: &str) -> Value {
     let result = client.query_sql(sql, &[]).unwrap();
     assert_eq!((result.rows.len(), result.columns.len()), (1, 1), "{sql}");
     result.rows[0][0].clone()
+}
+
+/// A line of `/proc/self/status`, in bytes.
+pub(crate) fn memory(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
+/// Sockets that are open in this process.
+pub(crate) fn sockets() -> usize {
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+    let targets = descriptors.filter_map(|entry| std::fs::read_link(entry.unwrap().path()).ok());
+    targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
 }

@@ -67,9 +67,9 @@ pub fn rows(connection: &mut Connection, sql: &str) -> Vec<String> {
 
 pub fn apply(follower: &Database, transaction: &Transaction) {
     let mut pages = transaction.pages.iter().map(|(number, page)| (*number, page.as_ref()));
-    if let Err(e) = follower.apply(&mut pages) {
+    if let Err(error) = follower.apply(&mut pages) {
         panic!(
-            "{e} before {} after {} pages {:?}",
+            "{error}: {} pages become {}, {:?}",
             follower.page_count(),
             transaction.page_count,
             self::pages(transaction)

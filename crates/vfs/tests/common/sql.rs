@@ -110,9 +110,9 @@ fn schema(rng: &mut Rng) -> String {
             rng.pick(&["INSERT", "UPDATE", "DELETE"])
         ),
         13 => format!(
-            "CREATE TRIGGER g{} BEFORE INSERT ON {table} WHEN new.b = 7 BEGIN SELECT RAISE({}, 'seven'); END",
+            "CREATE TRIGGER g{} BEFORE INSERT ON {table} WHEN new.b = 7 BEGIN SELECT RAISE({}); END",
             rng.below(4),
-            rng.pick(&["ABORT", "FAIL", "IGNORE", "ROLLBACK"])
+            rng.pick(&["ABORT, 'seven'", "FAIL, 'seven'", "IGNORE", "ROLLBACK, 'seven'"])
         ),
         14 => format!("DROP TRIGGER g{}", rng.below(4)),
         _ => format!("CREATE TEMP TABLE p{} AS SELECT * FROM {table}", rng.below(2)),

@@ -1,0 +1,154 @@
+//! A leader between two polls: whatever happened since the last one, in whatever order, each append carries the entries
+//! that belong behind the one it refers to. Once, raft-rs's merging of appends moved entries to other places of a
+//! peer's log: a peer was set back while an append without entries waited for it.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
+
+mod common;
+
+use bytes::Bytes;
+use common::{Random, address, configuration};
+use raft_glue::{Config, Entry, EntryKind, HardState, Loaded, LogIndex, NodeId, Output, Replica, Role, Term};
+use wire_protocol::rpc::{AppendEntriesResult, Message, RequestVoteResult};
+
+/// A leader and what it has in its log.
+struct Leader {
+    replica: Replica,
+    log: Vec<Entry>,
+    now_ms: u64,
+    unpersisted: Vec<u64>,
+    appends: usize,
+    /// Highest index that was sent to each of the two peers.
+    sent: [u64; 2],
+}
+
+impl Leader {
+    fn elect(seed: u64) -> Self {
+        let members = configuration(&[(1, Role::Voter), (2, Role::Voter), (3, Role::Voter)]);
+        let first = Entry { term: Term(1), kind: EntryKind::Configuration, data: members.encode() };
+        let loaded = Loaded {
+            hard_state: HardState { term: Term(1), vote: None },
+            first_index: LogIndex(1),
+            entries: vec![first.clone()],
+            ..Loaded::default()
+        };
+        let config = Config { seed, ..Config::new(NodeId(1), address(1)) };
+        let replica = Replica::new(config, loaded, 0).unwrap();
+        let mut leader =
+            Self { replica, log: vec![first], now_ms: 0, unpersisted: Vec::new(), appends: 0, sent: [1; 2] };
+        while !leader.replica.is_leader() {
+            leader.now_ms += 100;
+            leader.replica.handle_tick(leader.now_ms);
+            leader.poll();
+            assert!(leader.now_ms < 60_000, "not elected");
+        }
+        leader.persist();
+        leader
+    }
+
+    fn receive(&mut self, from: u64, message: Message) {
+        self.replica.handle_message(NodeId(from), &address(from), message, self.now_ms);
+    }
+
+    fn persist(&mut self) {
+        if let Some(number) = self.unpersisted.pop() {
+            self.unpersisted.clear();
+            self.replica.handle_persisted(number);
+        }
+    }
+
+    fn propose(&mut self, random: &mut Random) {
+        let data = Bytes::from(random.next().to_le_bytes().to_vec());
+        let index = self.replica.propose(data.clone()).unwrap();
+        let entry = Entry { term: self.replica.term(), kind: EntryKind::Command, data };
+        assert_eq!(index.0, self.log.len() as u64 + 1);
+        self.log.push(entry);
+    }
+
+    /// Takes all outputs, checks the appends and answers requests for votes.
+    fn poll(&mut self) {
+        while let Some(output) = self.replica.poll_output(self.now_ms) {
+            match output {
+                Output::Persist(step) => {
+                    for (index, entry) in (step.first_index.0..).zip(&step.entries) {
+                        // The entry that a leadership begins with is not one of ours.
+                        if index == self.log.len() as u64 + 1 {
+                            self.log.push(entry.clone());
+                        }
+                    }
+                    self.unpersisted.push(step.number);
+                    if !self.replica.is_leader() {
+                        self.persist();
+                    }
+                }
+                Output::Transmit { to, message: Message::RequestVote(request), .. } => {
+                    let pre_vote = Some(request.pre_vote);
+                    let result = RequestVoteResult { term: request.term, vote_granted: true, pre_vote };
+                    self.receive(to.0, Message::RequestVoteResult(result));
+                }
+                Output::Transmit { to, message: Message::AppendEntries(append), .. } => {
+                    let prev = usize::try_from(append.prev_log_index.0).unwrap();
+                    let before = prev.checked_sub(1).map_or(Term(0), |place| self.log[place].term);
+                    assert_eq!(append.prev_log_term, before, "to {to}");
+                    let end = prev + append.entries.len();
+                    assert_eq!(append.entries, self.log[prev..end], "to {to}, behind entry {prev}");
+                    assert!(append.leader_commit.0 <= end as u64);
+                    let sent = &mut self.sent[usize::try_from(to.0 - 2).unwrap()];
+                    *sent = (*sent).max(end as u64);
+                    self.appends += usize::from(!append.entries.is_empty());
+                }
+                Output::Apply(committed) => self.replica.handle_applied(committed.index),
+                _ => {}
+            }
+        }
+    }
+
+    /// An answer of a peer that has entries up to `last`, to an append that referred to `rejected` unless that is 0.
+    fn answer(&mut self, from: u64, rejected: u64, last: u64) {
+        let term = self.replica.term();
+        let result = AppendEntriesResult {
+            term,
+            rejected: LogIndex(rejected),
+            last_log_index: LogIndex(last),
+            features: Some(0),
+        };
+        self.receive(from, Message::AppendEntriesResult(result));
+    }
+}
+
+#[test]
+fn entries_keep_their_places_whatever_happens_between_two_polls() {
+    let mut appends = 0;
+    for seed in 0..300 {
+        let mut random = Random(seed);
+        let mut leader = Leader::elect(seed);
+        // What each peer has; it only grows, but the peer may say less.
+        let mut held = [1_u64; 2];
+        for _ in 0..400 {
+            let peer = random.below(2);
+            let place = usize::try_from(peer).unwrap();
+            let (id, sent) = (peer + 2, leader.sent[place]);
+            match random.below(8) {
+                0 | 1 => leader.propose(&mut random),
+                2 | 3 => {
+                    held[place] += random.below(sent - held[place] + 1);
+                    leader.answer(id, 0, held[place]);
+                }
+                4 => leader.answer(id, held[place] + 1 + random.below(4), held[place]),
+                5 => leader.replica.handle_unreachable(NodeId(id), false),
+                6 => {
+                    leader.now_ms += random.below(150);
+                    leader.replica.handle_tick(leader.now_ms);
+                }
+                _ => leader.persist(),
+            }
+            if random.chance(25) {
+                leader.poll();
+            }
+            if !leader.replica.is_leader() {
+                break;
+            }
+        }
+        appends += leader.appends;
+    }
+    assert!(appends > 5_000, "{appends}");
+}

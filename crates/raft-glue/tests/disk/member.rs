@@ -1,0 +1,324 @@
+//! Damage to a member of a cluster: the front of its log stays, the rest is moved aside and fetched again.
+
+use raft_glue::disk::{
+    Disk, Fault, LoadError, LogOptions, LogStore, MemoryDisk, bootstrap, describe_last_entry, recover,
+};
+use raft_glue::{EntryKind, LogIndex, Term};
+
+use crate::damage::{contents, damaged_file};
+use crate::fixture::*;
+
+/// The log of a cluster's member: two closed segments and an open one, entries 1 to 30, all acknowledged.
+fn member() -> MemoryDisk {
+    let disk = MemoryDisk::new(0);
+    let mut store = fresh(&disk);
+    store.persist(&[step(1, 5, 1)]).unwrap();
+    store.persist(&[step(6, 10, 1)]).unwrap();
+    store.close().unwrap();
+    let (mut store, _) = open(&disk);
+    store.persist(&[step(11, 15, 1)]).unwrap();
+    store.persist(&[step(16, 20, 1)]).unwrap();
+    store.close().unwrap();
+    let (mut store, _) = open(&disk);
+    store.persist(&[step(21, 25, 1)]).unwrap();
+    store.persist(&[step(26, 30, 1)]).unwrap();
+    drop(store);
+    disk.crash()
+}
+
+const FIRST: &str = "0000000000000001-0000000000000010";
+const SECOND: &str = "0000000000000011-0000000000000020";
+
+fn change(disk: &MemoryDisk, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut content = disk.content(name).unwrap();
+    change(&mut content);
+    disk.put(name, &content);
+}
+
+/// Offset of the second batch of a segment that holds the entries from `first` on.
+fn second_batch(first: u64) -> usize {
+    8 + 16 + (first..first + 5).map(|index| 16 + entry(index, 1).data.len()).sum::<usize>()
+}
+
+#[test]
+fn a_member_of_a_cluster_keeps_the_front_and_waits_for_the_rest() {
+    type Damage = fn(&MemoryDisk);
+    let cases: [(&str, Damage, u64); 7] = [
+        (
+            "second batch of the first segment",
+            |disk| change(disk, FIRST, |c| c[second_batch(1) + 60] ^= 1),
+            6,
+        ),
+        ("first batch of the second segment", |disk| change(disk, SECOND, |c| c[100] ^= 1), 11),
+        (
+            "second batch of the second segment",
+            |disk| change(disk, SECOND, |c| c[second_batch(11) + 60] ^= 1),
+            16,
+        ),
+        ("cut second segment", |disk| change(disk, SECOND, |c| c.truncate(second_batch(11) + 100)), 16),
+        ("missing second segment", |disk| disk.unlink(SECOND).unwrap(), 11),
+        ("first batch of the open segment", |disk| change(disk, "open-1", |c| c[100] ^= 1), 21),
+        (
+            "second batch of the open segment",
+            |disk| change(disk, "open-1", |c| c[second_batch(21) + 60] ^= 1),
+            26,
+        ),
+    ];
+    for (name, damage, lost_from) in cases {
+        let disk = member();
+        damage(&disk);
+        // The missing segment shows only by the gap.
+        if name.starts_with("missing") {
+            let (mut store, _) = open(&member());
+            store.persist(&[step(31, 31, 1)]).unwrap();
+            disk.put("0000000000000021-0000000000000030", &segment(21, 30));
+            disk.unlink("open-1").unwrap();
+        }
+        disk.sync_directory().unwrap();
+        let before = contents(&disk);
+        let context = |error| panic!("{name}: {error}");
+        let refused =
+            LogStore::open(disk.clone(), LogOptions { auto_recovery: false, ..options() }).unwrap_err();
+        assert!(refused.to_string().contains("auto-recovery"), "{name}: {refused}");
+        assert_eq!(contents(&disk), before, "{name}");
+
+        let (mut store, loaded) = LogStore::open(disk.clone(), options()).unwrap_or_else(context);
+        assert_eq!(loaded.entries, entries(1, lost_from - 1, 1), "{name}");
+        let until = loaded.no_vote_until.unwrap();
+        assert!(until >= LogIndex(30), "{name}: {until}");
+        // Whatever was damaged, or follows it, is still there.
+        let after = contents(&disk);
+        for (file, content) in &before {
+            let kept = after.iter().any(|(name, now)| name.ends_with(file.as_str()) && now == content);
+            let is_front = file.as_str() < "0000000000000020" && lost_from > 20;
+            assert!(kept || is_front || file.starts_with("meta"), "{name}: {file}");
+        }
+        // The leader sends the rest again; the node still remembers after a restart, until it has caught up.
+        store.persist(&[step(lost_from, 40, 2)]).unwrap();
+        store.committed(LogIndex(until.0 - 1)).unwrap();
+        drop(store);
+        let (mut store, loaded) = open(&disk.crash());
+        assert_eq!(loaded.no_vote_until, Some(until), "{name}");
+        assert_eq!(loaded.entries, [entries(1, lost_from - 1, 1), entries(lost_from, 40, 2)].concat());
+        store.committed(until).unwrap();
+        store.close().unwrap();
+    }
+}
+
+/// A closed segment with two batches, as the store writes it.
+fn segment(first: u64, last: u64) -> Vec<u8> {
+    let disk = MemoryDisk::new(0);
+    let mut store = fresh(&disk);
+    store.persist(&[step(1, first - 1, 1)]).unwrap();
+    store.close().unwrap();
+    let (mut store, _) = open(&disk);
+    store.persist(&[step(first, first + 4, 1)]).unwrap();
+    store.persist(&[step(first + 5, last, 1)]).unwrap();
+    store.close().unwrap();
+    disk.content(&format!("{first:016}-{last:016}")).unwrap()
+}
+
+#[test]
+fn a_member_that_caught_up_votes_again_and_stays_so() {
+    let disk = member();
+    change(&disk, SECOND, |content| content[100] ^= 1);
+    let (mut store, loaded) = open(&disk);
+    let until = loaded.no_vote_until.unwrap();
+    store.persist(&[step(11, until.0, 1)]).unwrap();
+    store.committed(until).unwrap();
+    drop(store);
+    assert_eq!(open(&disk.crash()).1.no_vote_until, None);
+
+    // A snapshot from the leader that covers it all does the same.
+    let disk = member();
+    change(&disk, SECOND, |content| content[100] ^= 1);
+    let (mut store, _) = open(&disk);
+    store.persist(&[installed(until.0, 2)]).unwrap();
+    drop(store);
+    assert_eq!(open(&disk.crash()).1.no_vote_until, None);
+}
+
+#[test]
+fn a_crash_during_the_repair_never_makes_the_loss_look_like_none() {
+    for (file, offset) in [(FIRST, 3100), (SECOND, 100), (SECOND, 3500), ("open-1", 100), ("open-1", 3000)] {
+        let damaged = member();
+        let size = damaged.content(file).unwrap().len();
+        assert!(offset < size);
+        change(&damaged, file, |content| content[offset] ^= 1);
+        damaged.sync_directory().unwrap();
+        for stop in 0.. {
+            let disk = damaged.crash_with(1);
+            disk.inject(Fault::PowerOff(stop));
+            let finished = LogStore::open(disk.clone(), options()).is_ok();
+            for seed in 0..40 {
+                let (_, loaded) = open(&disk.crash_with(seed));
+                let found = loaded.entries.len() as u64;
+                assert_eq!(loaded.entries, entries(1, found, 1), "{file} {offset} stop {stop} seed {seed}");
+                assert!(
+                    loaded.no_vote_until.is_some_and(|until| until >= LogIndex(30)),
+                    "{file} {stop} {seed}"
+                );
+            }
+            if finished {
+                break;
+            }
+        }
+    }
+}
+
+/// A member whose only snapshot, at 40, is damaged; the log goes on to 42.
+fn member_with_damaged_snapshot() -> MemoryDisk {
+    let disk = MemoryDisk::new(0);
+    let mut store = fresh(&disk);
+    store.persist(&[step(1, 40, 1)]).unwrap();
+    write(&disk, 40, 1).unwrap();
+    store.snapshot_taken(&metadata(40, 1)).unwrap();
+    store.persist(&[step(41, 42, 1)]).unwrap();
+    store.close().unwrap();
+    change(&disk, "snapshot-1-40-40", |content| {
+        let middle = content.len() / 2;
+        content[middle] ^= 0xff;
+    });
+    disk.sync_directory().unwrap();
+    disk
+}
+
+#[test]
+fn a_damaged_snapshot_without_a_log_that_covers_it_is_a_loss() {
+    let disk = member_with_damaged_snapshot();
+    let refused = LogStore::open(disk.clone(), LogOptions { auto_recovery: false, ..options() }).unwrap_err();
+    assert!(matches!(&refused, LoadError::Snapshot { file, .. } if file == "snapshot-1-40-40"), "{refused}");
+    let (mut store, loaded) = open(&disk);
+    assert_eq!((loaded.snapshot, loaded.entries, loaded.first_index), (None, Vec::new(), LogIndex(1)));
+    assert!(loaded.no_vote_until.is_some_and(|until| until >= LogIndex(42)));
+    assert_eq!(loaded.hard_state.term, Term(9));
+    assert!(names(&disk).iter().filter(|name| name.starts_with("corrupt-")).count() >= 3);
+    store.persist(&[installed(50, 2), step(51, 52, 2)]).unwrap();
+    drop(store);
+    let (_, loaded) = open(&disk.crash());
+    check_log(&loaded, 51, 52, 2);
+    assert_eq!(loaded.no_vote_until, None);
+}
+
+#[test]
+fn a_crash_while_a_damaged_snapshot_is_moved_aside_is_no_obstacle() {
+    let damaged = member_with_damaged_snapshot();
+    for stop in 0.. {
+        let disk = damaged.crash_with(1);
+        disk.inject(Fault::PowerOff(stop));
+        let finished = LogStore::open(disk.clone(), options()).is_ok();
+        for seed in 0..40 {
+            let (_, loaded) = open(&disk.crash_with(seed));
+            assert_eq!((loaded.snapshot, loaded.entries.len()), (None, 0), "stop {stop} seed {seed}");
+            assert!(
+                loaded.no_vote_until.is_some_and(|until| until >= LogIndex(42)),
+                "stop {stop} seed {seed}"
+            );
+        }
+        if finished {
+            break;
+        }
+    }
+}
+
+#[test]
+fn lost_votes_of_a_cluster_member_are_never_guessed() {
+    for damage in [
+        |disk: &MemoryDisk| disk.unlink("metadata1").unwrap(),
+        |disk: &MemoryDisk| disk.put("metadata1", &[7; 32]),
+        |disk: &MemoryDisk| disk.put("metadata1", &[0; 32]),
+        |disk: &MemoryDisk| disk.put("metadata1", &[0; 5]),
+        |disk: &MemoryDisk| disk.put("metadata2", &[7; 32]),
+    ] {
+        let disk = member();
+        damage(&disk);
+        let before = contents(&disk);
+        let error = LogStore::open(disk.clone(), options()).unwrap_err();
+        assert!(matches!(error, LoadError::Metadata { .. }), "{error}");
+        assert_eq!(contents(&disk), before);
+        assert_eq!(describe_last_entry(&disk).unwrap(), (LogIndex(30), Term(1)));
+    }
+}
+
+#[test]
+fn a_stale_segment_before_the_snapshot_never_misplaces_an_open_one() {
+    // What a crash of C can leave: closed segments that end before the snapshot, and entries behind it in an open one.
+    let disk = MemoryDisk::new(0);
+    let mut store = fresh(&disk);
+    store.persist(&[installed(100, 5), step(101, 103, 5)]).unwrap();
+    drop(store);
+    let disk = disk.crash();
+    disk.put("0000000000000001-0000000000000010", &member().content(FIRST).unwrap());
+    let error = LogStore::open(disk.clone(), LogOptions { auto_recovery: false, ..options() }).unwrap_err();
+    assert!(error.to_string().starts_with("last entry on disk has index 13, which is behind"), "{error}");
+    let (store, loaded) = open(&disk);
+    assert_eq!((loaded.first_index, loaded.entries.len()), (LogIndex(101), 0));
+    assert!(loaded.no_vote_until.is_some_and(|until| until >= LogIndex(103)));
+    drop(store);
+
+    // Without anything in the open one, the stale ones just go.
+    let disk = MemoryDisk::new(0);
+    let mut store = fresh(&disk);
+    store.persist(&[installed(100, 5)]).unwrap();
+    store.close().unwrap();
+    disk.put("0000000000000001-0000000000000010", &member().content(FIRST).unwrap());
+    let (mut store, loaded) = open(&disk);
+    assert_eq!((loaded.first_index, loaded.no_vote_until), (LogIndex(101), None));
+    store.persist(&[step(101, 103, 5)]).unwrap();
+    drop(store);
+    check_log(&open(&disk.crash()).1, 101, 103, 5);
+}
+
+#[test]
+fn a_log_that_contradicts_the_received_snapshot_was_about_to_go() {
+    let disk = MemoryDisk::new(0);
+    let mut store = fresh(&disk);
+    store.persist(&[step(1, 30, 1)]).unwrap();
+    store.close().unwrap();
+    let (mut store, _) = open(&disk);
+    store.persist(&[step(31, 40, 1)]).unwrap();
+    store.close().unwrap();
+    let log: Vec<_> = contents(&disk).into_iter().filter(|(name, _)| name.starts_with('0')).collect();
+    let (mut store, _) = open(&disk);
+    store.persist(&[installed(25, 5)]).unwrap();
+    drop(store);
+    for (name, content) in log {
+        disk.put(&name, &content);
+    }
+    let (_, loaded) = open(&disk);
+    assert_eq!((loaded.first_index, loaded.entries.len(), loaded.no_vote_until), (LogIndex(26), 0, None));
+    assert_eq!(loaded.snapshot, Some(metadata(25, 5)));
+}
+
+#[test]
+fn a_log_whose_front_is_missing_is_not_taken_for_a_whole_one() {
+    let disk = MemoryDisk::new(0);
+    let mut store = fresh(&disk);
+    store.persist(&[step(1, 10, 1)]).unwrap();
+    store.close().unwrap();
+    let (mut store, _) = open(&disk);
+    store.persist(&[step(11, 12, 1)]).unwrap();
+    drop(store);
+    let disk = disk.crash();
+    disk.unlink(FIRST).unwrap();
+    let error = LogStore::open(disk, options()).unwrap_err();
+    assert!(error.to_string().contains("not a configuration"), "{error}");
+    assert_eq!(damaged_file(&error), "open-1");
+}
+
+#[test]
+fn recover_refuses_damage_and_ends_a_wait() {
+    let disk = member();
+    change(&disk, SECOND, |content| content[100] ^= 1);
+    let before = contents(&disk);
+    assert!(recover(&disk, &configuration(1)).is_err());
+    assert_eq!(contents(&disk), before);
+    drop(open(&disk));
+    recover(&disk, &configuration(1)).unwrap();
+    let (_, loaded) = open(&disk);
+    assert_eq!(loaded.no_vote_until, None);
+    assert_eq!(loaded.entries.last().unwrap().kind, EntryKind::Configuration);
+    assert!(names(&disk).iter().any(|name| name.ends_with("-catch-up-needed")));
+    bootstrap(&disk, &configuration(2)).unwrap();
+    assert_eq!(open(&disk).1.entries, loaded.entries);
+}
