@@ -61,7 +61,10 @@ impl World {
             }
             Err(StartError::Refused(reason)) => return self.start_refused(node, reason),
         }
-        self.note(node, "started", [last, 0], || format!("with entries up to {}", last.saturating_sub(1)));
+        let names = self.machines[node].disk.names();
+        self.note(node, "started", [last, 0], || {
+            format!("with entries up to {}: {}", last.saturating_sub(1), names.join(" "))
+        });
         self.wake(node);
         for other in 0..self.machines.len() {
             if other != node {

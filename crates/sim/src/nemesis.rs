@@ -3,6 +3,7 @@
 use wire_protocol::Role;
 
 use crate::client::{Afterwards, Errand};
+use crate::node::Process;
 use crate::scenario::{MILLISECOND, Nemesis, SECOND};
 use crate::world::{Event, World};
 
@@ -102,7 +103,7 @@ impl World {
     /// Bits of a file change while the node is down. One node at a time, and never one that would be missed.
     fn rot(&mut self, node: usize) {
         let busy = self.machines.iter().any(|machine| machine.damaged.is_some() || machine.ruined);
-        if busy || self.machines.len() < 3 || self.machines[node].process.is_none() {
+        if busy || !self.all_vote() || self.machines[node].process.is_none() {
             return;
         }
         self.kill(node);
@@ -120,7 +121,12 @@ impl World {
         }
         let name = self.random.pick(&names).clone();
         let Some(mut content) = self.machines[node].disk.content(&name) else { return };
-        let used = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        let used = if name.starts_with("open") {
+            // The end of an open segment may be torn by a crash, and no node can tell that from rot.
+            start_of_last_batch(&content)
+        } else {
+            content.len()
+        };
         if used == 0 {
             return;
         }
@@ -133,6 +139,16 @@ impl World {
         self.machines[node].disk.put(&name, &content);
         self.machines[node].damaged = Some(self.oracle.newest_committed());
         self.oracle.damaged(self.machines[node].id);
+    }
+
+    /// Whether there are three nodes or more and all of them are voters.
+    fn all_vote(&self) -> bool {
+        let count = self.machines.len();
+        let all = |process: &Process| {
+            let replica = process.core.replica();
+            replica.serving() && replica.configuration().voters().count() == count
+        };
+        count >= 3 && self.machines.iter().filter_map(|machine| machine.process.as_ref()).any(all)
     }
 
     fn power_failure_if_up(&mut self, node: usize) {
@@ -181,6 +197,30 @@ impl World {
             }
         }
     }
+}
+
+/// Where the last batch of an open segment begins; 0 if there is no other before it.
+///
+/// A segment is a word that names the format, then batches: two checksums in one word, the number of entries, two words
+/// for each entry (of which the last four bytes are its length), the data.
+fn start_of_last_batch(content: &[u8]) -> usize {
+    let word = |at: usize| {
+        let bytes = content.get(at..at + 8)?;
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    };
+    let end_of = |start: usize| {
+        let count = usize::try_from(word(start + 8)?).ok().filter(|count| *count > 0 && *count < 1 << 20)?;
+        let mut end = start + 16 + 16 * count;
+        for entry in 0..count {
+            end += usize::try_from(word(start + 24 + 16 * entry)? >> 32).ok()?;
+        }
+        (end <= content.len()).then_some(end)
+    };
+    let (mut last, mut next) = (0, 8);
+    while let Some(end) = end_of(next) {
+        (last, next) = (next, end);
+    }
+    if last == 8 { 0 } else { last }
 }
 
 /// Name of a fault in the summary.
