@@ -114,7 +114,7 @@ impl<L: Log> LogWorker<L> {
     /// Whether there is nothing to do.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.group.is_empty()
+        self.queue.is_empty() && self.group.is_empty() && !self.is_untended
     }
 
     /// The steps that the next call of [`Self::run_next`] persists together; none if it does something else.
