@@ -39,6 +39,8 @@ pub(super) struct DatabaseState {
     pub(super) proposed: Position,
     /// Generation that `gated` and `proposed` belong to.
     pub(super) generation: u64,
+    /// The generation that the last loss of leadership ended, and what `proposed` was then.
+    pub(super) ended: Option<(u64, Position)>,
     /// Sessions that were opened and not yet closed.
     pub(super) sessions: usize,
 }
@@ -53,7 +55,20 @@ impl DatabaseState {
             held_back: None,
             proposed: Position::default(),
             generation,
+            ended: None,
             sessions: 0,
+        }
+    }
+
+    /// Whether a transaction of this generation that ends at `end` may be in the log, and so may be committed.
+    pub(super) fn may_be_proposed(&self, generation: u64, end: Position) -> bool {
+        if generation == self.generation {
+            return end <= self.proposed;
+        }
+        match self.ended {
+            Some((ended, proposed)) if ended == generation => end <= proposed,
+            // Nobody remembers.
+            _ => true,
         }
     }
 
