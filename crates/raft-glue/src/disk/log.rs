@@ -24,6 +24,9 @@ pub(crate) struct Log {
 impl Log {
     /// Fills in everything about the log.
     pub(crate) fn read<D: Disk>(&self, disk: &D, examined: &mut Examined) -> Result<(), DiskError> {
+        // Wherever the log ends, the writer begins without them.
+        let unused = self.open.iter().filter(|(_, open)| open.end == End::Unused);
+        examined.superfluous.extend(unused.map(|(name, _)| name.name.clone()));
         let names = resolve_overlaps(disk, examined)?;
         let (chain, unconnected) = connect(&names, examined.snapshot_index());
         if let Some(first) = chain.first() {
@@ -165,7 +168,6 @@ impl Log {
         let mut counters = Vec::new();
         for (number, (name, open)) in self.open.iter().enumerate() {
             if open.end == End::Unused {
-                examined.superfluous.push(name.name.clone());
                 continue;
             }
             let later = || self.open[number..].iter().map(|(name, _)| name.name.clone()).collect();

@@ -322,3 +322,30 @@ fn recover_refuses_damage_and_ends_a_wait() {
     bootstrap(&disk, &configuration(2)).unwrap();
     assert_eq!(open(&disk).1.entries, loaded.entries);
 }
+
+#[test]
+fn segments_prepared_ahead_are_no_obstacle_after_a_loss() {
+    // Simulator seeds 269, 317: what was prepared ahead stayed, and the writer, which counts from 1, ran into it.
+    for (damaged, lost_from) in [(FIRST, 6), (SECOND, 11), ("open-1", 21)] {
+        let disk = member();
+        let (mut store, _) = open(&disk);
+        store.persist(&[step(31, 35, 1)]).unwrap();
+        store.tend();
+        drop(store);
+        let disk = disk.crash();
+        let damaged = if damaged == "open-1" { "0000000000000021-0000000000000030" } else { damaged };
+        let offset = if damaged == FIRST { second_batch(1) + 60 } else { 100 };
+        change(&disk, damaged, |content| content[offset] ^= 1);
+        let (mut store, loaded) = open(&disk);
+        assert_eq!(loaded.first_index.0 + loaded.entries.len() as u64, lost_from, "{damaged}");
+        let mut next = lost_from;
+        for _ in 0..40 {
+            store.persist(&[step(next, next + 4, 1)]).unwrap_or_else(|error| panic!("{damaged}: {error}"));
+            store.tend();
+            next += 5;
+        }
+        drop(store);
+        let (_, loaded) = open(&disk.crash());
+        check_log(&loaded, 1, next - 1, 1);
+    }
+}
