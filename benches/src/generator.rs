@@ -44,7 +44,7 @@ pub(crate) struct Waits {
 }
 
 impl Waits {
-    fn add(&mut self, wait_us: u32) {
+    pub(crate) fn add(&mut self, wait_us: u32) {
         self.count += 1;
         self.sum_us += u64::from(wait_us);
         self.max_us = self.max_us.max(wait_us);
@@ -316,9 +316,11 @@ impl<'a> Generator<'a> {
             self.count_error(code.to_string());
             return self.handle_refusal(number, code);
         }
-        if let Err(what) = self.workload.answered(&session.calls[session.step], answer) {
+        let checked = self.workload.answered(&session.calls[session.step], answer);
+        if let Err(what) = checked {
             self.count_error(what.to_owned());
         }
+        let session = &mut self.sessions[number];
         if matches!(answer, Answer::Rows { last: false, .. }) {
             return Ok(());
         }

@@ -182,7 +182,9 @@ impl Workload for Kine {
             }
             (Call::Query(POLL, _), Answer::Rows { frame, .. }) => {
                 for row in rows_of(frame).map_err(|_| "a poll cannot be read")? {
-                    let Some(Value::Integer(id)) = row.first() else { return Err("a revision is no integer") };
+                    let Some(Value::Integer(id)) = row.first() else {
+                        return Err("a revision is no integer");
+                    };
                     self.polled = self.polled.max(*id);
                     self.newest = self.newest.max(*id);
                 }
@@ -224,7 +226,9 @@ mod tests {
         for _ in 0..100_000 {
             let mut calls = Vec::new();
             kine.next(&mut random, &mut calls);
-            let [Call::Exec(place, _) | Call::Query(place, _)] = calls[..] else { panic!("one request each") };
+            let [Call::Exec(place, _) | Call::Query(place, _)] = calls[..] else {
+                panic!("one request each")
+            };
             counts[place] += 1;
         }
         let near = |count: usize, share: usize| count.abs_diff(share * 1000) < 1000;

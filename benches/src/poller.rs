@@ -1,10 +1,10 @@
 //! Waits for sockets and for a moment, to the microsecond: what epoll alone rounds to milliseconds a timer descriptor does.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
@@ -19,7 +19,6 @@ pub(crate) struct Poller {
     epoll: OwnedFd,
     timer: OwnedFd,
     armed: Option<Instant>,
-    events: Vec<Event>,
 }
 
 impl Poller {
@@ -28,7 +27,7 @@ impl Poller {
         let timer =
             timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN | EventFlags::ET)?;
-        Ok(Self { epoll, timer, armed: None, events: Vec::with_capacity(EVENTS) })
+        Ok(Self { epoll, timer, armed: None })
     }
 
     /// Reports the socket as `token` whenever there is more to read or to write. Closing it takes it out.
@@ -50,13 +49,13 @@ impl Poller {
             self.armed = until;
         }
         let none = Timespec { tv_sec: 0, tv_nsec: 0 };
-        self.events.clear();
-        match epoll::wait(&self.epoll, spare_capacity(&mut self.events), at_once.then_some(&none)) {
-            Ok(_) => {}
+        let mut space = [const { MaybeUninit::<Event>::uninit() }; EVENTS];
+        let events = match epoll::wait(&self.epoll, &mut space[..], at_once.then_some(&none)) {
+            Ok((events, _)) => events,
             Err(rustix::io::Errno::INTR) => return Ok(()),
             Err(error) => return Err(error.into()),
-        }
-        for event in &self.events {
+        };
+        for event in events {
             // Copied out: the struct is packed.
             match { event.data }.u64() {
                 TIMER => self.armed = None,

@@ -70,9 +70,8 @@ impl Sample {
         let whole = |name: &str| usize::try_from(value.get(name)?.as_u64()?).ok();
         let short = |name: &str| u32::try_from(value.get(name)?.as_u64()?).ok();
         let errors = value.get("errors")?.as_object()?;
-        let count = |(code, count): (&String, &Value)| {
-            Some((code.clone(), usize::try_from(count.as_u64()?).ok()?))
-        };
+        let count =
+            |(code, count): (&String, &Value)| Some((code.clone(), usize::try_from(count.as_u64()?).ok()?));
         Some(Self {
             operations: whole("operations")?,
             seconds: real("seconds")?,

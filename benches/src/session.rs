@@ -5,7 +5,9 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use wire_protocol::{Frame, FrameDecoder, Params, PrepareSchema, Protocol, Request, Response, RowsEnd, Value};
+use wire_protocol::{
+    Frame, FrameDecoder, Params, PrepareSchema, Protocol, Request, Response, RowsEnd, Value,
+};
 
 use crate::poller::unless_blocked;
 
@@ -120,11 +122,9 @@ impl Link {
     /// Puts a request into the output; [`Link::flush`] sends it.
     pub(crate) fn put(&mut self, call: &Call) {
         let request = match call {
-            Call::Exec(place, values) => Request::Exec {
-                database: 0,
-                statement: self.statements[*place],
-                params: Params::new(values),
-            },
+            Call::Exec(place, values) => {
+                Request::Exec { database: 0, statement: self.statements[*place], params: Params::new(values) }
+            }
             Call::Query(place, values) => Request::Query {
                 database: 0,
                 statement: self.statements[*place],

@@ -239,7 +239,8 @@ mod tests {
         let mut calls = Vec::new();
         let class = Load::Transactions.workload().next(&mut Random::new(1), &mut calls);
         assert_eq!((class, calls.len()), (Class::Write, STATEMENTS_PER_TRANSACTION + 2));
-        let places: Vec<usize> = calls.iter().map(|Call::Exec(place, _) | Call::Query(place, _)| *place).collect();
+        let places: Vec<usize> =
+            calls.iter().map(|Call::Exec(place, _)| Call::Query(place, _) | *place).collect();
         assert_eq!(places, [BEGIN, WRITE, WRITE, WRITE, WRITE, WRITE, COMMIT]);
     }
 
@@ -247,7 +248,8 @@ mod tests {
     fn mixed_is_half_and_half() {
         let mut workload = Load::KvMixed.workload();
         let mut random = Random::new(3);
-        let reads = (0..10_000).filter(|_| workload.next(&mut random, &mut Vec::new()) == Class::Read).count();
+        let reads =
+            (0..10_000).filter(|_| workload.next(&mut random, &mut Vec::new()) == Class::Read).count();
         assert!((4_800..5_200).contains(&reads), "{reads}");
     }
 }
