@@ -17,7 +17,7 @@ usage: benches smoke [SECONDS]
 
 LIBRARIES: --library NAME=PATH adds one and may be repeated; --only NAME,... leaves the others out. Ours, built from this
 workspace, and C, in DQLITE_C_LIBRARY_DIR, are there by themselves.
-W: kv-write kv-mixed transactions kine reads. See README.md.";
+W: kv-write kv-mixed transactions kine reads kv-replace. See README.md.";
 
 /// What the options say; what they do not say is `None` or empty.
 #[derive(Debug)]

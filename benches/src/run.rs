@@ -1,7 +1,8 @@
 //! The comparison: the same cells with every library, in rounds.
 //!
-//! A round starts a new cluster for each library in turn, measures all numbers of clients on it, and stops it, so that
-//! nothing else runs meanwhile; every other round takes the libraries the other way round.
+//! A round starts a new cluster for each library in turn, measures all numbers of clients on it (each on a new one where
+//! the load lets the database grow), and stops it, so that nothing else runs meanwhile; every other round takes the
+//! libraries the other way round.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -131,11 +132,18 @@ fn measure_round(
 type Samples = Vec<(usize, Result<Sample, String>)>;
 
 fn measure_library(library: &Library, group: &Group, duration: Duration, directory: &Path) -> Samples {
-    let mut lab = Err("not started".to_owned());
+    let mut lab: Result<Lab, String> = Err("not started".to_owned());
     let mut samples = Vec::new();
     for clients in &group.clients {
+        if group.setting.load.grows()
+            && let Ok(running) = std::mem::replace(&mut lab, Err("not started".to_owned()))
+            && let Err(error) = running.stop()
+            && let Some((_, last)) = samples.last_mut()
+        {
+            *last = Err(error);
+        }
         if lab.is_err() {
-            // At first, and after a failure.
+            // At first, after a failure, and where the database would have grown.
             let _ = std::fs::remove_dir_all(directory);
             lab = Lab::start(library, group.setting, directory, &[]);
         }
@@ -217,14 +225,14 @@ mod tests {
     #[test]
     fn the_full_plan_has_every_cell() {
         let cells: usize = planned(&["--full"]).iter().map(|group| group.clients.len()).sum();
-        assert_eq!(cells, 5 * 2 * 2 * 4);
+        assert_eq!(cells, 6 * 2 * 2 * 4);
     }
 
     #[test]
     fn the_short_plan_has_what_the_targets_need() {
         let groups = planned(&[]);
         let cells: usize = groups.iter().map(|group| group.clients.len()).sum();
-        assert_eq!(cells, 3 * 4 + 4 * 3);
+        assert_eq!(cells, 3 * 4 + 5 * 3);
         for load in Load::ALL {
             let near = |group: &&Group| group.setting.nodes == 3 && group.setting.delay.is_zero();
             let group = groups.iter().filter(near).find(|group| group.setting.load == load).unwrap();

@@ -7,10 +7,10 @@ use rusqlite::Connection;
 
 use crate::generator::{Record, Waits};
 use crate::lab::summarize;
-use crate::random::{Random, Values};
+use crate::random::Random;
 use crate::results::Sample;
 use crate::usage::Usage;
-use crate::workload::{KV_WRITE, kv_pair, kv_set_up};
+use crate::workload::{KV_TABLE, KV_WRITE, Writes};
 
 /// Writes in this thread, so that the figures of this process are those of SQLite.
 pub(crate) fn measure(directory: &Path, warm_up: Duration, duration: Duration) -> Result<Sample, String> {
@@ -19,15 +19,13 @@ pub(crate) fn measure(directory: &Path, warm_up: Duration, duration: Duration) -
     let database = Connection::open(path).map_err(failed)?;
     database.pragma_update(None, "journal_mode", "wal").map_err(failed)?;
     database.pragma_update(None, "synchronous", "full").map_err(failed)?;
-    for sql in kv_set_up() {
-        database.execute_batch(&sql).map_err(failed)?;
-    }
-    let values = Values::new();
+    database.execute_batch(KV_TABLE).map_err(failed)?;
+    let writes = Writes::new();
     let mut random = Random::new(0);
     let mut statement = database.prepare(KV_WRITE).map_err(failed)?;
     let mut write = || {
-        let (key, value) = kv_pair(&mut random, &values);
-        statement.execute((key, &value[..])).map(drop)
+        let (key, value) = (Writes::key(&mut random), writes.value(&mut random));
+        statement.execute((str::from_utf8(&key)?, &value[..])).map(drop)
     };
     let end = Instant::now() + warm_up;
     while Instant::now() < end {
