@@ -48,7 +48,7 @@ pub(crate) fn profile(options: &Options) -> Result<(), String> {
             report.args(["report", "--stdio", "--no-children", "-g", "none", "--sort", keys, "-i"]);
             let said = run(report.arg(&output))?;
             for line in String::from_utf8_lossy(&said).lines().filter(|line| is_figure(line)).take(SHOWN) {
-                println!("  {}", line.trim());
+                println!("  {}", line.trim().trim_end_matches(['-', ' ']));
             }
         }
         if let Some(out) = &options.out {

@@ -19,7 +19,8 @@ impl<D: Disk> Log<D> {
         let data = Configuration { servers: vec![server] }.encode();
         let first = Entry { term: Term(1), kind: EntryKind::Configuration, data };
         let hard_state = Some(HardState { term: Term(1), vote: None });
-        let step = Persist { hard_state, first_index: LogIndex(1), entries: vec![first], ..Persist::default() };
+        let step =
+            Persist { hard_state, first_index: LogIndex(1), entries: vec![first], ..Persist::default() };
         store.persist(&[step]).expect("the disk works");
         Self { store, next: 2 }
     }

@@ -16,15 +16,26 @@ struct Leader {
     // Dropped in this order: connections before the VFS.
     connection: Connection,
     database: Arc<Database>,
-    _vfs: Vfs,
+    vfs: Vfs,
 }
 
-fn leader() -> Leader {
+/// With the table, and what its making was captured as.
+fn leader() -> (Leader, Transaction) {
     let vfs = Vfs::register().expect("SQLite takes a VFS");
     let database = vfs.get_or_create(&DatabaseName::new(b"leader").expect("a name"));
     let mut connection = vfs.open(database.name()).expect("it opens");
     connection.exec_simple(TABLE).expect("a new table");
-    Leader { connection, database, _vfs: vfs }
+    let leader = Leader { connection, database, vfs };
+    let table = committed(&leader);
+    (leader, table)
+}
+
+/// Commits what was captured, which is one transaction.
+fn committed(leader: &Leader) -> Transaction {
+    let transaction = leader.database.poll_captured().expect("something was written");
+    leader.database.commit(transaction.generation, transaction.sequence).expect("it is the oldest");
+    assert!(leader.database.poll_captured().is_none());
+    transaction
 }
 
 /// Runs one write and returns what was captured of it.
@@ -35,12 +46,7 @@ fn write(leader: &mut Leader, key: i64) -> Transaction {
     statement.bind_blob(2, &[7; 1024]).expect("it has two parameters");
     assert_eq!(statement.step().expect("nobody else writes"), Step::Done);
     drop(statement);
-    let mut last = None;
-    while let Some(transaction) = leader.database.poll_captured() {
-        leader.database.commit(transaction.generation, transaction.sequence).expect("it is the oldest");
-        last = Some(transaction);
-    }
-    last.expect("the write was captured")
+    committed(leader)
 }
 
 fn maintain(database: &Database) {
@@ -48,7 +54,7 @@ fn maintain(database: &Database) {
 }
 
 fn capture(criterion: &mut Criterion) {
-    let mut leader = leader();
+    let (mut leader, _) = leader();
     let mut key = 0;
     criterion.bench_function("execute, capture and commit a write of 1 KiB", |bencher| {
         bencher.iter(|| {
@@ -60,9 +66,15 @@ fn capture(criterion: &mut Criterion) {
     });
 }
 
+fn apply_to(follower: &Database, transaction: &Transaction) {
+    let mut pages = transaction.pages.iter().map(|(number, page)| (*number, page.as_ref()));
+    follower.apply(&mut pages).expect("a leader's transaction");
+}
+
 fn apply(criterion: &mut Criterion) {
-    let mut leader = leader();
-    let follower = leader._vfs.get_or_create(&DatabaseName::new(b"follower").expect("a name"));
+    let (mut leader, table) = leader();
+    let follower = leader.vfs.get_or_create(&DatabaseName::new(b"follower").expect("a name"));
+    apply_to(&follower, &table);
     let mut key = 0;
     criterion.bench_function("apply it on a follower", |bencher| {
         bencher.iter_batched(
@@ -73,8 +85,7 @@ fn apply(criterion: &mut Criterion) {
                 transaction
             },
             |transaction| {
-                let mut pages = transaction.pages.iter().map(|(number, page)| (*number, page.as_ref()));
-                follower.apply(&mut pages).expect("a leader's transaction");
+                apply_to(&follower, &transaction);
                 maintain(&follower);
             },
             // Applied in the order they were made in.
