@@ -4,8 +4,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ffi_tests::cluster::{Cluster, eventually};
 use ffi_tests::node::{Library, Node, PATIENCE, new_address};
+use wire_protocol::Value;
 
 use crate::delay::{DelayedNetwork, Route};
 use crate::generator::{Generator, Record, Target};
@@ -110,7 +112,21 @@ impl Lab {
         generator.drain(DRAIN)?;
         drop(generator);
         self.cluster.check_alive()?;
-        summarize(record, elapsed, after.nodes - before.nodes, after.load - before.load)
+        let mut sample = summarize(record, elapsed, after.nodes - before.nodes, after.load - before.load)?;
+        if !self.is_sound()? {
+            *sample.errors.entry("damaged database".to_owned()).or_default() += 1;
+        }
+        Ok(sample)
+    }
+
+    /// Whether SQLite finds the leader's database in order: fast and wrong is no result.
+    fn is_sound(&self) -> Result<bool, String> {
+        let mut leader = self.cluster.leader()?;
+        let checked = leader
+            .open(DATABASE)
+            .and_then(|()| leader.query_sql("PRAGMA integrity_check", &[]))
+            .map_err(|error| format!("integrity check: {error}"))?;
+        Ok(checked.rows == [[Value::Text(Bytes::from_static(b"ok"))]])
     }
 
     /// Loads it for `duration` and returns the number of operations from first to last.
