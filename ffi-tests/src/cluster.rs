@@ -31,10 +31,18 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a node for each library below `directory`; the first bootstraps, the others join as voters.
     pub fn start(directory: &Path, libraries: &[&Library], options: &[&str]) -> Result<Self, String> {
+        let nodes = libraries.iter().zip(1..);
+        Self::start_nodes(
+            nodes.map(|(library, id)| Node::new(library, id, directory.join(format!("n{id}")), options)),
+        )
+    }
+
+    /// Starts nodes that were made before, with the ids 1, 2, 3 and so on.
+    pub fn start_nodes(nodes: impl IntoIterator<Item = Node>) -> Result<Self, String> {
         let mut cluster = Self { nodes: Vec::new() };
-        for (library, id) in libraries.iter().zip(1..) {
-            let mut node = Node::new(library, id, directory.join(format!("n{id}")), options);
+        for mut node in nodes {
             node.start()?;
+            let id = node.id;
             let address = node.address.clone();
             cluster.nodes.push(node);
             if id > 1 {

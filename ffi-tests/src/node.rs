@@ -35,6 +35,20 @@ impl Library {
         Self { name: "ours", path }
     }
 
+    /// Any other, under a name for messages, which is kept until the program ends.
+    pub fn at(name: &str, path: &Path) -> Result<Self, String> {
+        if path.is_file() {
+            return Ok(Self { name: name.to_owned().leak(), path: path.to_owned() });
+        }
+        Err(format!("{name}: there is no file {}", path.display()))
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Whether it is the one that `DQLITE_TESTS_LIBRARY` names, which may lack newer functions.
     #[must_use]
     pub fn is_stand_in(&self) -> bool {
@@ -106,6 +120,8 @@ pub struct Node {
     pub library: Library,
     /// Options of `node.c`, for the next start.
     pub options: Vec<String>,
+    /// What to run it under at the next start, as `valgrind` and its options; usually nothing.
+    pub wrapper: Vec<String>,
     process: Option<Process>,
 }
 
@@ -127,6 +143,7 @@ impl Node {
             directory,
             library: library.clone(),
             options: options.iter().map(ToString::to_string).collect(),
+            wrapper: Vec::new(),
             process: None,
         }
     }
@@ -173,7 +190,14 @@ impl Node {
         let failed = |error: std::io::Error| format!("start {}: {error}", self.describe());
         fs::create_dir_all(&self.directory).map_err(failed)?;
         let log = File::create(self.log_path()).map_err(failed)?;
-        let mut command = Command::new(program);
+        let mut command = match self.wrapper.split_first() {
+            None => Command::new(program),
+            Some((wrapper, options)) => {
+                let mut command = Command::new(wrapper);
+                command.args(options).arg(program);
+                command
+            }
+        };
         command.arg(&self.library.path).arg(self.id.to_string()).arg(&self.address).arg(&self.bind);
         command.arg(&self.directory);
         if options.is_empty() {

@@ -157,3 +157,36 @@ fn member_that_was_away_catches_up_by_snapshot() {
     nodes[away].restart();
     wait_equal(&nodes);
 }
+
+#[test]
+fn of_128_clients_that_write_single_statements_nobody_sees_a_lock_error() {
+    // C dqlite answers most of such requests with "database is locked".
+    const CLIENTS: usize = 128;
+    const WRITES: usize = 15;
+    let nodes = start_three();
+    let mut first = open_leader(&nodes);
+    first.exec_sql("CREATE TABLE t (n INTEGER)", &[]).unwrap();
+    let all_ready = std::sync::Barrier::new(CLIENTS);
+    let write = |mut client: Client| {
+        let statement = client.prepare("INSERT INTO t VALUES (?)").unwrap();
+        all_ready.wait();
+        let mut lock_errors = 0;
+        for number in 0..WRITES as u64 {
+            match client.exec(statement, &[Value::Integer(number.cast_signed())]) {
+                Ok(_) => {}
+                // SQLITE_BUSY and its extended codes.
+                Err(error) if error.code().is_some_and(|code| code & 0xff == 5) => lock_errors += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        lock_errors
+    };
+    let connections: Vec<Client> = (0..CLIENTS).map(|_| open_leader(&nodes)).collect();
+    let lock_errors: usize = std::thread::scope(|scope| {
+        let threads: Vec<_> = connections.into_iter().map(|client| scope.spawn(|| write(client))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert_eq!(lock_errors, 0, "of {} writes", CLIENTS * WRITES);
+    let stored = one(&mut first, "SELECT count(*) FROM t");
+    assert_eq!(stored, Value::Integer(i64::try_from(CLIENTS * WRITES).unwrap()));
+}
