@@ -19,6 +19,7 @@ mod disk_thread;
 mod event_loop;
 mod executor;
 mod listener;
+mod peer_client;
 mod pool;
 mod snapshot_thread;
 mod socket;
@@ -27,5 +28,6 @@ mod transport;
 mod wake;
 
 pub use connector::Connect;
-pub use node::{Node, NodeError};
+pub use node::{Node, NodeError, PendingHandover};
+pub use wake::ClusterView;
 pub use wire_protocol::{Configuration, NodeId, Role, Server};

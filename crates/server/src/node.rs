@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use crossbeam_channel::Receiver;
 use raft_glue::ReplicaError;
 use raft_glue::disk::{self, DiskError, LoadError, OsDisk};
 use wire_protocol::{Configuration, NodeId};
@@ -16,9 +17,9 @@ use wire_protocol::{Configuration, NodeId};
 use crate::address::{AddressError, BoundSocket};
 use crate::connector::{Connect, TcpConnector};
 use crate::event_loop::EventLoop;
-use crate::options::{NodeOptions, OptionError};
+use crate::options::{LiveOptions, NodeOptions, OptionError};
 use crate::startup::Plan;
-use crate::wake::{Completion, Outbox, panic_text};
+use crate::wake::{ClusterView, Completion, Outbox, panic_text};
 
 /// C's numbers.
 const ERROR: i32 = 1;
@@ -75,6 +76,9 @@ pub enum NodeError {
     /// The log cannot be read.
     #[error("describe last entry: {0}")]
     Describe(#[source] LoadError),
+    /// Leadership or vote stay, or some of both.
+    #[error("handover: {0}")]
+    Handover(String),
     /// The caller asked for something against the rules.
     #[error("{0}")]
     Misuse(&'static str),
@@ -168,6 +172,12 @@ impl Node {
             State::Created => Ok(&mut self.options),
             _ => Err(OptionError::Misuse),
         }
+    }
+
+    /// The settings that may change at any time.
+    #[must_use]
+    pub fn live(&self) -> &LiveOptions {
+        self.options.live()
     }
 
     /// Makes and binds the socket to listen on; see [`crate::address`] for the forms. A second call replaces the first
@@ -278,6 +288,35 @@ impl Node {
         }
     }
 
+    /// Begins to prepare a stop: leadership goes to the voter that has most of the log, the vote to a member that has
+    /// none. Others may use the node, and stop it, while the outcome is waited for.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Misuse`] when the node is not running.
+    pub fn handover(&self) -> Result<PendingHandover, NodeError> {
+        let State::Running { outbox, .. } = &self.state else {
+            return Err(NodeError::Misuse("the node is not running"));
+        };
+        let (done, result) = crossbeam_channel::bounded(1);
+        outbox.send(Completion::Handover(done));
+        Ok(PendingHandover { result })
+    }
+
+    /// The cluster as this node knows it.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Misuse`] when the node is not running, or ends at this moment.
+    pub fn cluster_view(&self) -> Result<ClusterView, NodeError> {
+        let State::Running { outbox, .. } = &self.state else {
+            return Err(NodeError::Misuse("the node is not running"));
+        };
+        let (answer, view) = crossbeam_channel::bounded(1);
+        outbox.send(Completion::Consult(answer));
+        view.recv().map_err(|_| NodeError::Misuse("the node has ended"))
+    }
+
     /// Whether [`Self::start`] succeeded and [`Self::stop`] was not called yet.
     #[must_use]
     pub fn is_running(&self) -> bool {
@@ -311,6 +350,26 @@ impl Node {
         disk::describe_last_entry(&self.disk)
             .map(|(index, term)| (index.0, term.0))
             .map_err(NodeError::Describe)
+    }
+}
+
+/// A handover under way.
+#[derive(Debug)]
+pub struct PendingHandover {
+    result: Receiver<Result<(), String>>,
+}
+
+impl PendingHandover {
+    /// Waits for its end, which comes in bounded time.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Handover`] says what could not be handed over and why.
+    pub fn wait(self) -> Result<(), NodeError> {
+        match self.result.recv() {
+            Ok(result) => result.map_err(NodeError::Handover),
+            Err(_) => Err(NodeError::Handover("the node was stopped meanwhile".to_owned())),
+        }
     }
 }
 
