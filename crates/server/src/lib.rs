@@ -8,6 +8,7 @@ pub mod connector;
 pub mod core;
 pub mod inspect;
 pub mod log_worker;
+pub mod managed;
 pub mod node;
 pub mod node_id;
 pub mod options;
@@ -28,6 +29,7 @@ mod transport;
 mod wake;
 
 pub use connector::Connect;
-pub use node::{Node, NodeError, PendingHandover};
+pub use managed::ManagedServer;
+pub use node::{Node, NodeError, PendingHandover, ViewSource};
 pub use wake::ClusterView;
 pub use wire_protocol::{Configuration, NodeId, Role, Server};

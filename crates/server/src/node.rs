@@ -277,6 +277,7 @@ impl Node {
     pub fn stop(&mut self) -> Result<(), NodeError> {
         match std::mem::replace(&mut self.state, State::Stopped) {
             State::Running { outbox, thread } => {
+                self.connect.cancel();
                 outbox.send(Completion::Stop);
                 join(thread);
                 Ok(())
@@ -303,18 +304,16 @@ impl Node {
         Ok(PendingHandover { result })
     }
 
-    /// The cluster as this node knows it.
+    /// Where the cluster can be looked at as this node knows it, also by threads that do not own the node.
     ///
     /// # Errors
     ///
-    /// [`NodeError::Misuse`] when the node is not running, or ends at this moment.
-    pub fn cluster_view(&self) -> Result<ClusterView, NodeError> {
-        let State::Running { outbox, .. } = &self.state else {
-            return Err(NodeError::Misuse("the node is not running"));
-        };
-        let (answer, view) = crossbeam_channel::bounded(1);
-        outbox.send(Completion::Consult(answer));
-        view.recv().map_err(|_| NodeError::Misuse("the node has ended"))
+    /// [`NodeError::Misuse`] when the node is not running.
+    pub fn view_source(&self) -> Result<ViewSource, NodeError> {
+        match &self.state {
+            State::Running { outbox, .. } => Ok(ViewSource { outbox: outbox.clone() }),
+            _ => Err(NodeError::Misuse("the node is not running")),
+        }
     }
 
     /// Whether [`Self::start`] succeeded and [`Self::stop`] was not called yet.
@@ -350,6 +349,25 @@ impl Node {
         disk::describe_last_entry(&self.disk)
             .map(|(index, term)| (index.0, term.0))
             .map_err(NodeError::Describe)
+    }
+}
+
+/// Looks at the cluster through a running node.
+#[derive(Clone, Debug)]
+pub struct ViewSource {
+    outbox: Outbox,
+}
+
+impl ViewSource {
+    /// The cluster as the node knows it now.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Failed`] when the node has ended.
+    pub fn look(&self) -> Result<ClusterView, NodeError> {
+        let (answer, view) = crossbeam_channel::bounded(1);
+        self.outbox.send(Completion::Consult(answer));
+        view.recv().map_err(|_| NodeError::Failed("the node has ended".to_owned()))
     }
 }
 
