@@ -38,7 +38,7 @@ pub(super) struct Handover {
     answers: Option<BTreeMap<NodeId, (u64, u64)>>,
     /// The leader, and the members as it knows them: we may know of neither.
     found: Option<(NodeId, String, Configuration)>,
-    /// What we know of the leader and of our own role may be out of date: others are asked.
+    /// The leader we know of has been asked, or may be the wrong one: others are asked who leads.
     doubtful: bool,
     /// Somebody else has been made a voter.
     substituted: bool,
@@ -143,24 +143,35 @@ impl Core {
         if self.replica.is_leader() {
             return self.hand_over_leadership(now_ms);
         }
-        let found = self.handover.as_ref().and_then(|handover| handover.found.clone());
-        let doubtful = self.handover.as_ref().is_some_and(|handover| handover.doubtful);
-        if doubtful && found.is_none() {
-            return self.search_leader(now_ms);
-        }
-        let found = found.or_else(|| {
-            let (id, address) = self.replica.leader().filter(|(id, _)| *id != own)?;
-            Some((id, address, configuration.clone()))
-        });
+        let Some(handover) = self.handover.as_mut() else { return };
         let role = |configuration: &Configuration| configuration.server(own).map(|server| server.role);
-        match found {
+        if role(configuration) != Some(Role::Voter) {
+            return self.end_handover(Ok(()));
+        }
+        // A node that has lost its vote gets no log that says so: the leader knows better.
+        match handover.found.clone() {
             Some((.., configuration)) if role(&configuration) != Some(Role::Voter) => {
                 self.end_handover(Ok(()));
             }
             Some((id, address, configuration)) => self.hand_over_vote(id, address, &configuration, now_ms),
-            None if role(self.replica.configuration()) != Some(Role::Voter) => self.end_handover(Ok(())),
-            None => self.search_leader(now_ms),
+            None => {
+                let known = self.replica.leader().filter(|_| !handover.doubtful);
+                handover.doubtful = true;
+                match known {
+                    Some((id, address)) => self.consult(id, address),
+                    None => self.search_leader(now_ms),
+                }
+            }
         }
+    }
+
+    fn consult(&mut self, leader: NodeId, address: String) {
+        if let Some(handover) = self.handover.as_mut() {
+            "the leader does not say who is a member".clone_into(&mut handover.obstacle);
+        }
+        self.enter(Stage::Consulting(address.clone()));
+        let request = Request::Cluster { format: ServersFormat::WithRoles.number() };
+        self.ask_for_handover(leader, address, request, ANSWER_TIMEOUT_MS);
     }
 
     fn hand_over_leadership(&mut self, now_ms: u64) {
@@ -348,9 +359,7 @@ impl Core {
                 let last = waiting.is_empty();
                 match result {
                     Ok(Response::Server { id, address }) if id.0 != 0 && id != self.config.id => {
-                        self.enter(Stage::Consulting(address.clone()));
-                        let request = Request::Cluster { format: ServersFormat::WithRoles.number() };
-                        self.ask_for_handover(id, address, request, ANSWER_TIMEOUT_MS);
+                        self.consult(id, address);
                     }
                     _ if last => self.pause_handover("no leader is known", now_ms),
                     _ => {}
