@@ -141,9 +141,10 @@ impl Core {
             if undone > 0 {
                 tracing::warn!(database = ?state.database.name(), undone, "speculative transactions undone");
             }
-            state.generation = state.database.generation();
+            let generation = std::mem::replace(&mut state.generation, state.database.generation());
             state.held_back = None;
             let proposed = std::mem::take(&mut state.proposed);
+            state.ended = Some((generation, proposed));
             let waiting = state.lane.reset();
             for ((gate, _), reply) in std::mem::take(&mut state.gated) {
                 self.fail_gated(&reply, gate <= proposed);

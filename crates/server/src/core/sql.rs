@@ -208,7 +208,9 @@ impl Core {
         let dead = opened.dead || generation != self.databases.get(database).generation;
         let gone = state.gone;
         if dead {
-            return self.dead_session_returned(client, running, &outcome, now_ms);
+            let may_be_proposed = running.class == JobClass::Writer
+                && self.databases.get(database).may_be_proposed(generation, gate);
+            return self.dead_session_returned(client, running, &outcome, may_be_proposed);
         }
         let asks_for_lane = matches!(outcome, Outcome::NeedsWriter);
         if transaction != TransactionState::Write && !asks_for_lane {
@@ -296,12 +298,18 @@ impl Core {
         self.gate(client, database, gate, GatedReply { client, bytes, more: false, batch: false }, now_ms);
     }
 
-    /// The session's generation is over: whatever it answered may never have happened.
-    fn dead_session_returned(&mut self, client: ClientId, running: Running, outcome: &Outcome, now_ms: u64) {
-        let _ = now_ms;
+    /// The session's generation is over: whatever it answered may never have happened, and what it wrote may be
+    /// committed if it got into the log while the job was on its way back.
+    fn dead_session_returned(
+        &mut self,
+        client: ClientId,
+        running: Running,
+        outcome: &Outcome,
+        may_be_proposed: bool,
+    ) {
         let answered = matches!(outcome, Outcome::Cancelled) && running.kind != RequestKind::Query;
         if !answered && running.kind != RequestKind::Close {
-            if running.kind == RequestKind::Batch {
+            if may_be_proposed || running.kind == RequestKind::Batch {
                 self.reply_only(client, codes::LEADERSHIP_LOST, "leadership lost");
             } else {
                 self.reply_only(client, codes::NOT_LEADER, "not leader");
