@@ -264,7 +264,7 @@ fn servers_reach_each_other_by_name_and_by_ipv6() {
     if TcpListener::bind("[::1]:0").is_ok() {
         forms.push("[::1]");
     } else {
-        eprintln!("SKIPPED: no IPv6 loopback on this machine");
+        common::skip("no IPv6 loopback on this machine");
     }
     for host in forms {
         let bind = if host == "localhost" { "127.0.0.1" } else { host };
