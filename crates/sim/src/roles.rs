@@ -190,7 +190,8 @@ impl World {
             return Ok(());
         };
         // What a predecessor or a client has changed is not looked at.
-        let by_client = self.suffers(Nemesis::Assign)
+        let by_client = self.scenario.role_targets.is_none()
+            || self.suffers(Nemesis::Assign)
             || self.suffers(Nemesis::Replace)
             || self.roles.handover_us.is_some_and(|at_us| self.now_us < at_us + AFTERMATH_US)
             || !self.roles.handovers.is_empty();
