@@ -248,7 +248,7 @@ fn settings_and_files_that_make_no_sense_are_refused() {
         place.write(name, "");
     }
     let mut nowhere = ManagedServer::new("/nonexistent".into());
-    nowhere.set_address(place.address.clone());
+    nowhere.set_address(place.address);
     nowhere.set_auto_bootstrap(true);
     assert!(matches!(nowhere.start(), Err(ServerError::Node(_))));
     server.start().unwrap();
