@@ -19,6 +19,7 @@ mod network;
 mod node;
 mod oracle;
 mod random;
+mod roles;
 mod scenario;
 mod sockets;
 mod stats;

@@ -139,7 +139,12 @@ impl World {
         }
         process.surroundings.set_now_us(now_us);
         let now_ms = process.clock.now_ms(now_us);
-        for input in std::mem::take(&mut process.inputs) {
+        let inputs = std::mem::take(&mut process.inputs);
+        for input in &inputs {
+            self.note_heard(node, input);
+        }
+        let Some(process) = self.machines[node].process.as_mut() else { return Ok(()) };
+        for input in inputs {
             process.core.handle(input, now_ms);
         }
         let due = process.core.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms);
@@ -156,6 +161,7 @@ impl World {
             self.perform(node, output)?;
         }
         self.observe(node)?;
+        self.check_roles(node)?;
         self.plan_next_turn(node);
         Ok(())
     }
@@ -192,6 +198,10 @@ impl World {
                 self.plan(wait_us, Event::Snapshot { node, epoch });
             }
             Output::Transmit { to, address, message } => self.transmit(node, to, &address, &message),
+            Output::AskPeer { ask, to, address, request, timeout_ms } => {
+                self.ask_peer(node, ask, (to, &address), request, timeout_ms);
+            }
+            Output::HandoverDone { handover, result } => self.handed_over(node, handover, &result),
             Output::Stopped => {}
             Output::Failed(reason) => self.node_failed(node, &reason)?,
         }
