@@ -115,7 +115,8 @@ impl Database {
     /// Position up to which the log committed.
     #[must_use]
     pub fn committed(&self) -> Position {
-        self.with(State::committed_position)
+        let committed = self.with(State::committed_position);
+        Position(committed.0 + u64::from(planted::bug!(WatermarkOffByOne)))
     }
 
     /// Position up to which transactions were captured; equals [`committed`](Self::committed) without speculation.
@@ -275,7 +276,13 @@ impl Database {
         old.fenced = true;
         let discarded = old.queue.len();
         let failure = old.failure.clone();
-        let snapshot = old.snapshot();
+        let mut snapshot = old.snapshot();
+        if planted::bug!(UndoForgetsFrames) {
+            snapshot = DatabaseSnapshot { table: old.table.clone(), page_count: old.main_pages };
+        }
+        if planted::bug!(SizeNotRestored) {
+            snapshot.page_count = old.index.page_count();
+        }
         let next = self.next_generation(&old, snapshot.table, snapshot.page_count);
         drop(old);
         // A database that broke an invariant does not come back to life.
@@ -373,8 +380,8 @@ impl State {
         // What can be moved into the main file first changes it in place; the rest has to be put over a copy.
         self.backfill();
         let mut table = self.table.clone();
-        let page_count =
-            overlay(&mut table, self.main_pages, &self.wal, self.index.backfill(), self.committed);
+        let until = if planted::bug!(SpeculativeSnapshot) { self.captured } else { self.committed };
+        let page_count = overlay(&mut table, self.main_pages, &self.wal, self.index.backfill(), until);
         DatabaseSnapshot { table, page_count }
     }
 

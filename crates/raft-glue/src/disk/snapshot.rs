@@ -389,7 +389,9 @@ fn write_files<D: Disk>(
         return Err(DiskError::Invalid(format!("{what}: got {written} bytes instead of {payload_len}")));
     }
     writer.flush().map_err(failed())?;
-    file.sync().map_err(DiskError::io(what, "fsync"))?;
+    if !planted::bug!(SnapshotNotSynced) {
+        file.sync().map_err(DiskError::io(what, "fsync"))?;
+    }
     files::write_temporary(disk, &name.meta(), &encode_meta(metadata), what)
 }
 
@@ -432,5 +434,8 @@ pub(crate) fn publish<D: Disk>(disk: &D, metadata: &SnapshotMetadata) -> Result<
     files::publish(disk, &name.meta(), &what)?;
     files::sync_directory(disk, &what)?;
     files::publish(disk, &name.to_string(), &what)?;
+    if planted::bug!(RenameNotSynced) {
+        return Ok(());
+    }
     files::sync_directory(disk, &what)
 }

@@ -206,9 +206,11 @@ impl Core {
         opened.transaction = transaction;
         let database = opened.database;
         let dead = opened.dead || generation != self.databases.get(database).generation;
+        let dead = dead && !planted::bug!(StaleSchemaAfterUndo) && !planted::bug!(DeadSessionAnswers);
         let gone = state.gone;
         if dead {
             let may_be_proposed = running.class == JobClass::Writer
+                && !planted::bug!(ReturnedWriteRefused)
                 && self.databases.get(database).may_be_proposed(generation, gate);
             return self.dead_session_returned(client, running, &outcome, may_be_proposed);
         }
@@ -342,7 +344,7 @@ impl Core {
         now_ms: u64,
     ) {
         let state = self.databases.get_mut(database);
-        if gate <= state.database.committed() {
+        if gate <= state.database.committed() || planted::bug!(GateRemoved) {
             self.deliver(reply, now_ms);
             return;
         }
