@@ -55,7 +55,9 @@ fn parse() -> Option<Arguments> {
             "--minutes" => arguments.minutes = words.next()?.parse().ok()?,
             "--jobs" => arguments.jobs = words.next()?.parse().ok().filter(|jobs| *jobs > 0)?,
             "--trace" => arguments.trace = true,
-            "--planted" => planted::choose(planted::Bug::named(&words.next()?).filter(|_| planted::POSSIBLE)?),
+            "--planted" => {
+                planted::choose(planted::Bug::named(&words.next()?).filter(|_| planted::POSSIBLE)?)
+            }
             "--worker" => {
                 let part = words.next()?;
                 let (offset, distance) = part.split_once('/')?;

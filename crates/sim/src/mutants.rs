@@ -164,9 +164,7 @@ impl Line {
         let seed = parts.next().and_then(|seed| seed.parse().ok());
         let stats = parts.next().and_then(Stats::from_line);
         match (seed, stats, parts.next()) {
-            (Some(seed), Some(stats), Some(text)) => {
-                Self { seed, stats: Some(stats), text: text.to_owned() }
-            }
+            (Some(seed), Some(stats), Some(text)) => Self { seed, stats: Some(stats), text: text.to_owned() },
             _ => Self::dead(expected, &format!("the process is understood: it says {line:?}")),
         }
     }

@@ -106,7 +106,8 @@ impl State {
             && self.index.backfill() == length
             && self.index.max_frame() == length
             && self.locks.is_free(WRITE)
-            && ((READ0 + 1..READ0 + 5).all(|slot| self.locks.is_free(slot)) || planted::bug!(RestartUnderReaders))
+            && ((READ0 + 1..READ0 + 5).all(|slot| self.locks.is_free(slot))
+                || planted::bug!(RestartUnderReaders))
             && (self.locks.is_free(READ0) || is_long)
     }
 

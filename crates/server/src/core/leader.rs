@@ -162,7 +162,8 @@ impl Core {
             state.ended = Some((generation, proposed));
             let waiting = state.lane.reset();
             for ((gate, _), reply) in std::mem::take(&mut state.gated) {
-                let proposed = if planted::bug!(RefusedButProposed) { gate < proposed } else { gate <= proposed };
+                let proposed =
+                    if planted::bug!(RefusedButProposed) { gate < proposed } else { gate <= proposed };
                 self.fail_gated(&reply, proposed);
             }
             for waiter in waiting {
