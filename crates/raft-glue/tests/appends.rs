@@ -19,6 +19,8 @@ struct Leader {
     appends: usize,
     /// Highest index that was sent to each of the two peers.
     sent: [u64; 2],
+    /// What the last append to each of them referred to.
+    behind: [u64; 2],
 }
 
 impl Leader {
@@ -33,8 +35,15 @@ impl Leader {
         };
         let config = Config { seed, ..Config::new(NodeId(1), address(1)) };
         let replica = Replica::new(config, loaded, 0).unwrap();
-        let mut leader =
-            Self { replica, log: vec![first], now_ms: 0, unpersisted: Vec::new(), appends: 0, sent: [1; 2] };
+        let mut leader = Self {
+            replica,
+            log: vec![first],
+            now_ms: 0,
+            unpersisted: Vec::new(),
+            appends: 0,
+            sent: [1; 2],
+            behind: [0; 2],
+        };
         while !leader.replica.is_leader() {
             leader.now_ms += 100;
             leader.replica.handle_tick(leader.now_ms);
@@ -92,8 +101,9 @@ impl Leader {
                     let end = prev + append.entries.len();
                     assert_eq!(append.entries, self.log[prev..end], "to {to}, behind entry {prev}");
                     assert!(append.leader_commit.0 <= end as u64);
-                    let sent = &mut self.sent[usize::try_from(to.0 - 2).unwrap()];
-                    *sent = (*sent).max(end as u64);
+                    let place = usize::try_from(to.0 - 2).unwrap();
+                    self.sent[place] = self.sent[place].max(end as u64);
+                    self.behind[place] = prev as u64;
                     self.appends += usize::from(!append.entries.is_empty());
                 }
                 Output::Apply(committed) => self.replica.handle_applied(committed.index),
@@ -151,4 +161,46 @@ fn entries_keep_their_places_whatever_happens_between_two_polls() {
         appends += leader.appends;
     }
     assert!(appends > 5_000, "{appends}");
+}
+
+#[test]
+fn a_peer_that_lost_what_it_acknowledged_gets_it_again() {
+    // Simulator seed 97: its rejections were taken for old ones, because it had acknowledged more.
+    let mut random = Random(1);
+    let mut leader = Leader::elect(1);
+    for _ in 0..20 {
+        leader.propose(&mut random);
+    }
+    leader.poll();
+    leader.persist();
+    let last = leader.log.len() as u64;
+    while leader.replica.commit_index().0 < last {
+        leader.poll();
+        let [second, third] = leader.sent;
+        leader.answer(2, 0, second);
+        leader.answer(3, 0, third);
+    }
+    assert_eq!(leader.sent, [last; 2]);
+    // Its disk was damaged; it comes back with three entries.
+    leader.replica.handle_unreachable(NodeId(2), false);
+    let mut held = 3;
+    leader.sent[0] = held;
+    for _ in 0..50 {
+        leader.now_ms += 100;
+        leader.replica.handle_tick(leader.now_ms);
+        leader.answer(3, 0, last);
+        leader.behind[0] = u64::MAX;
+        leader.poll();
+        match leader.behind[0] {
+            // Nothing was sent.
+            u64::MAX => {}
+            behind if behind > held => leader.answer(2, behind, held),
+            _ => {
+                held = held.max(leader.sent[0]);
+                leader.answer(2, 0, held);
+            }
+        }
+    }
+    assert_eq!(held, last, "the leader sends nothing that it can use");
+    assert!(leader.replica.is_leader());
 }

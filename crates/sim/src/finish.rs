@@ -47,7 +47,8 @@ impl World {
         while self.now_us < until_us {
             self.run_until(self.now_us + LOOK_US)?;
             let all = self.clients.iter().zip(&before).all(|(client, before)| client.committed > *before);
-            if all && !self.has_errand(count) && self.machines.iter().all(|machine| !machine.ruined) {
+            let up = self.machines.iter().all(|machine| machine.process.is_some() && !machine.ruined);
+            if all && up && !self.has_errand(count) {
                 return Ok(());
             }
         }

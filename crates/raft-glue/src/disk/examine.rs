@@ -121,7 +121,8 @@ pub(crate) fn examine<D: Disk>(disk: &D, segment_size: u64) -> Result<Examined, 
         let content = files::read(disk, &name.name, &format!("load open segment {}", name.name))?;
         open.push((name.clone(), segment::read_open(&content, segment_size)));
     }
-    let log = Log { chosen, open };
+    let newest_broken = broken.iter().map(|broken| broken.name.index).max().unwrap_or(0);
+    let log = Log { chosen, broken: newest_broken, open };
     log.read(disk, &mut examined)?;
     log.note_newest_configuration(disk, &mut examined)?;
     examined.drop_front_before_snapshot();

@@ -17,6 +17,8 @@ use crate::EntryKind;
 pub(crate) struct Log {
     /// The snapshot that the log starts from.
     pub(crate) chosen: Option<SnapshotName>,
+    /// Index of the newest snapshot that cannot be used, 0 if there is none.
+    pub(crate) broken: u64,
     /// Open segments in order.
     pub(crate) open: Vec<(OpenName, Open)>,
 }
@@ -24,6 +26,9 @@ pub(crate) struct Log {
 impl Log {
     /// Fills in everything about the log.
     pub(crate) fn read<D: Disk>(&self, disk: &D, examined: &mut Examined) -> Result<(), DiskError> {
+        // Wherever the log ends, the writer begins without them.
+        let unused = self.open.iter().filter(|(_, open)| open.end == End::Unused);
+        examined.superfluous.extend(unused.map(|(name, _)| name.name.clone()));
         let names = resolve_overlaps(disk, examined)?;
         let (chain, unconnected) = connect(&names, examined.snapshot_index());
         if let Some(first) = chain.first() {
@@ -51,10 +56,7 @@ impl Log {
             self.lose(examined, &first.name, None, message, later, 0);
             return Ok(());
         }
-        if chain.is_empty()
-            && let Some(last) = names.iter().map(|name| name.last).max()
-            && !self.place_is_certain(examined, last)
-        {
+        if chain.is_empty() && !self.place_is_certain(examined, names.iter().map(|name| name.last).max()) {
             return Ok(());
         }
         self.read_open(examined);
@@ -140,20 +142,35 @@ impl Log {
         Ok(false)
     }
 
-    /// Whether it is clear where open segments belong when all closed ones, up to `last`, end before the snapshot.
-    fn place_is_certain(&self, examined: &mut Examined, last: u64) -> bool {
-        let Some((first, _)) = self.with_data().next() else { return true };
+    /// Whether it is clear where open segments belong when no closed one precedes them: all closed ones end before the
+    /// snapshot, the last at `last`, or there are none.
+    fn place_is_certain(&self, examined: &mut Examined, last: Option<u64>) -> bool {
+        let Some((first, open)) = self.with_data().next() else { return true };
         let count: u64 = self.with_data().map(|(_, open)| open.entries.len() as u64).sum();
         let snapshot_index = examined.snapshot_index();
-        let end = last.saturating_add(count);
-        let message = if end < snapshot_index {
+        let message = if self.broken > snapshot_index {
+            let starts_log = open.entries.first().is_some_and(|entry| entry.kind == EntryKind::Configuration);
+            if last.is_none() && self.chosen.is_none() && starts_log && count >= self.broken {
+                return true;
+            }
+            // A received snapshot takes the place of the whole log, and an open segment does not say where it belongs.
             format!(
-                "last entry on disk has index {end}, which is behind last snapshot's index {snapshot_index}"
+                "open segment {first} follows entry {snapshot_index} or the snapshot at index {}, which cannot be used",
+                self.broken
             )
         } else {
-            format!(
-                "open segment {first} follows entry {last} or the last snapshot, whose index is {snapshot_index}"
-            )
+            let Some(last) = last else { return true };
+            let end = last.saturating_add(count);
+            if end < snapshot_index {
+                format!(
+                    "last entry on disk has index {end}, which is behind last snapshot's index {snapshot_index}"
+                )
+            } else {
+                format!(
+                    "open segment {first} follows entry {last} or the last snapshot, whose index is \
+                     {snapshot_index}"
+                )
+            }
         };
         let first = first.clone();
         self.lose(examined, &first, None, message, Vec::new(), 0);
@@ -165,7 +182,6 @@ impl Log {
         let mut counters = Vec::new();
         for (number, (name, open)) in self.open.iter().enumerate() {
             if open.end == End::Unused {
-                examined.superfluous.push(name.name.clone());
                 continue;
             }
             let later = || self.open[number..].iter().map(|(name, _)| name.name.clone()).collect();
@@ -282,7 +298,7 @@ impl Log {
     ) {
         let open: u64 = self.with_data().map(|(_, open)| may_hold(open)).sum();
         let last = examined.survey.closed.iter().map(|name| name.last).max().unwrap_or(0);
-        let reach = last.max(examined.snapshot_index()).saturating_add(open);
+        let reach = last.max(examined.snapshot_index()).max(self.broken).saturating_add(open);
         let mut aside: Vec<String> = self.with_data().map(|(name, _)| name.clone()).collect();
         aside.reverse();
         aside.extend(files.into_iter().rev());

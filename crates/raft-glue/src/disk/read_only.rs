@@ -24,7 +24,7 @@ impl<D> ReadOnly<D> {
     }
 }
 
-fn refuse<T>() -> io::Result<T> {
+pub(super) fn refuse<T>() -> io::Result<T> {
     Err(io::ErrorKind::ReadOnlyFilesystem.into())
 }
 

@@ -14,7 +14,7 @@ use crate::golden::number;
 
 fn look(disk: &MemoryDisk) -> Inspection {
     let before = (contents(disk), disk.operations());
-    let found = inspect(&ReadOnly::new(disk.clone()), &mut || {}).unwrap();
+    let (found, _) = inspect(&ReadOnly::new(disk.clone()), &mut || {}).unwrap();
     assert!(before == (contents(disk), disk.operations()), "something was changed");
     found
 }
@@ -206,7 +206,7 @@ fn a_write_under_way_is_no_damage() {
     half[40] ^= 1;
     disk.put("open-1", &half);
     let mut pauses = 0;
-    let found = inspect(&ReadOnly::new(disk.clone()), &mut || {
+    let (found, _) = inspect(&ReadOnly::new(disk.clone()), &mut || {
         pauses += 1;
         disk.put("open-1", &sound);
     })
@@ -217,6 +217,33 @@ fn a_write_under_way_is_no_damage() {
     disk.put("open-1", &half);
     assert_eq!(look(&disk).problems.len(), 1);
     drop(store);
+}
+
+#[test]
+fn what_goes_while_it_is_read_is_read() {
+    // A node may replace snapshots and segments faster than they can be read.
+    let disk = MemoryDisk::new(0);
+    let mut store = fresh(&disk);
+    store.persist(&[step(1, 4, 3)]).unwrap();
+    drop(store);
+    let before = disk.content("open-1").unwrap();
+    let (found, held) = inspect(&ReadOnly::new(disk.clone()), &mut || panic!("names do not change")).unwrap();
+    disk.rename("open-1", "0000000000000001-0000000000000004").unwrap();
+    disk.unlink("0000000000000001-0000000000000004").unwrap();
+    assert_eq!((found.problems.len(), found.last_index), (0, LogIndex(4)));
+    let file = held.open_read("open-1").unwrap();
+    let mut content = vec![0; before.len()];
+    assert_eq!(file.read_at(&mut content, 0).unwrap(), before.len());
+    assert!(content == before);
+    assert!(held.list().unwrap().iter().any(|entry| entry.name == "open-1"));
+    let refused = |result: std::io::Result<()>| {
+        assert_eq!(result.unwrap_err().kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    };
+    refused(held.unlink("open-1"));
+    refused(held.rename("open-1", "x"));
+    refused(held.create("x").map(drop));
+    refused(file.write_at(b"x", 0));
+    refused(file.truncate(0));
 }
 
 #[test]

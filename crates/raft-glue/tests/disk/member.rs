@@ -322,3 +322,60 @@ fn recover_refuses_damage_and_ends_a_wait() {
     bootstrap(&disk, &configuration(2)).unwrap();
     assert_eq!(open(&disk).1.entries, loaded.entries);
 }
+
+#[test]
+fn segments_prepared_ahead_are_no_obstacle_after_a_loss() {
+    // Simulator seeds 269, 317: what was prepared ahead stayed, and the writer, which counts from 1, ran into it.
+    for (damaged, lost_from) in [(FIRST, 6), (SECOND, 11), ("open-1", 21)] {
+        let disk = member();
+        let (mut store, _) = open(&disk);
+        store.persist(&[step(31, 35, 1)]).unwrap();
+        store.tend();
+        drop(store);
+        let disk = disk.crash();
+        let damaged = if damaged == "open-1" { "0000000000000021-0000000000000030" } else { damaged };
+        let offset = if damaged == FIRST { second_batch(1) + 60 } else { 100 };
+        change(&disk, damaged, |content| content[offset] ^= 1);
+        let (mut store, loaded) = open(&disk);
+        assert_eq!(loaded.first_index.0 + loaded.entries.len() as u64, lost_from, "{damaged}");
+        let mut next = lost_from;
+        for _ in 0..40 {
+            store.persist(&[step(next, next + 4, 1)]).unwrap_or_else(|error| panic!("{damaged}: {error}"));
+            store.tend();
+            next += 5;
+        }
+        drop(store);
+        let (_, loaded) = open(&disk.crash());
+        check_log(&loaded, 1, next - 1, 1);
+    }
+}
+
+#[test]
+fn an_open_segment_behind_a_received_snapshot_that_broke_has_no_place() {
+    // Simulator seed 1007: it was taken for the continuation of the older snapshot.
+    for suffix in ["", ".meta"] {
+        let disk = MemoryDisk::new(0);
+        let mut store = fresh(&disk);
+        store.persist(&[step(1, 10, 1)]).unwrap();
+        write(&disk, 10, 1).unwrap();
+        store.snapshot_taken(&metadata(10, 1)).unwrap();
+        store.persist(&[installed(20, 1)]).unwrap();
+        store.persist(&[step(21, 25, 1)]).unwrap();
+        drop(store);
+        let disk = disk.crash();
+        let is_newest = |name: &String| name.starts_with("snapshot-1-20-") && !name.ends_with(".meta");
+        let name = disk.names().into_iter().find(is_newest).unwrap() + suffix;
+        let middle = disk.content(&name).unwrap().len() / 2;
+        change(&disk, &name, |content| content[middle] ^= 1);
+        let (mut store, loaded) = open(&disk);
+        assert_eq!(loaded.snapshot.as_ref().map(|snapshot| snapshot.index.0), Some(10), "{name}");
+        check_log(&loaded, 11, 10, 1);
+        assert_eq!(loaded.no_vote_until, Some(LogIndex(25)));
+        let is_aside = |name: &String| name.starts_with("corrupt-") && name.contains("-open-");
+        assert!(disk.names().iter().any(is_aside), "{:?}", disk.names());
+        store.persist(&[step(11, 30, 1)]).unwrap();
+        drop(store);
+        let (_, loaded) = open(&disk.crash());
+        check_log(&loaded, 11, 30, 1);
+    }
+}

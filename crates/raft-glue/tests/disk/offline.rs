@@ -181,7 +181,7 @@ fn a_failed_recover_leaves_the_directory_unlocked_and_unchanged() {
     // A disk that fails at any operation: the log says what it said before, or what a start makes of that.
     let whole = copy(&before);
     recover(&whole, &configuration(1)).unwrap();
-    let log_of = |disk: &MemoryDisk| inspect(disk, &mut || {}).unwrap().loaded;
+    let log_of = |disk: &MemoryDisk| inspect(disk, &mut || {}).unwrap().0.loaded;
     let expected = log_of(&before);
     let mut points = 0;
     for number in 1..=whole.operations() {

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use raft_glue::disk::{self, Disk, DiskError, OsDisk};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 pub use arguments::{Arguments, Dump, USAGE, UsageError};
 pub use databases::Databases;
@@ -30,8 +31,6 @@ const FAILED: u8 = 2;
 
 /// Between two looks at a directory that a node writes to.
 const PAUSE: Duration = Duration::from_millis(20);
-/// A snapshot may be replaced twice between the look at the directory and the read of its content.
-const MAX_READS: u32 = 10;
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +64,7 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
+    allow_many_files();
     match run(&arguments, &mut io::stdout().lock(), &mut io::stderr().lock()) {
         Ok(code) => ExitCode::from(code),
         Err(InspectError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(FINE),
@@ -73,6 +73,14 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::from(FAILED)
         }
     }
+}
+
+/// All files of the directory are open at once, which may be more than the usual 1024.
+fn allow_many_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // If it cannot be raised, opening a file says so.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// Does what the arguments say; the report goes to `out`, remarks to `remarks`. Returns the exit code.
@@ -114,16 +122,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write, remarks: &mut dyn Write) 
 ///
 /// When a file cannot be read, or the directory of a running node changes too fast.
 pub fn look<D: Disk>(directory: &D) -> Result<(Report, Databases), InspectError> {
-    let mut pause = || std::thread::sleep(PAUSE);
-    let mut last_error = None;
-    for _ in 0..MAX_READS {
-        let inspection = disk::inspect(directory, &mut pause)?;
-        match Databases::build(directory, &inspection) {
-            Ok(databases) => return Ok((Report::new(inspection, &databases), databases)),
-            Err(InspectError::Disk(error)) => last_error = Some(error),
-            Err(error) => return Err(error),
-        }
-        pause();
-    }
-    Err(last_error.map_or_else(|| InspectError::Sqlite("no look was taken".to_owned()), InspectError::Disk))
+    let (inspection, held) = disk::inspect(directory, &mut || std::thread::sleep(PAUSE))?;
+    let databases = Databases::build(&held, &inspection)?;
+    Ok((Report::new(inspection, &databases), databases))
 }

@@ -1,7 +1,7 @@
 //! A look at a data directory that changes nothing and takes no lock, so that a running node is not disturbed.
 //!
-//! What a running node does meanwhile is made up for: if names change while files are read, everything is read again,
-//! and what looks like damage counts only when it is found twice, since a write may have been under way.
+//! What a running node does meanwhile is made up for: all files are opened before any is read, so that names may change
+//! afterwards, and what looks like damage counts only when it is found twice, since a write may have been under way.
 
 mod files;
 mod problems;
@@ -11,15 +11,15 @@ use std::io;
 use super::error::DiskError;
 use super::examine::{Examined, examine};
 use super::file_system::Disk;
+use super::held::Held;
 use super::metadata;
-use super::names::TEMPORARY;
 use super::payload::PayloadDatabase;
 use super::store::DEFAULT_SEGMENT_SIZE;
 use crate::{Configuration, HardState, Loaded, LogIndex, SnapshotMetadata, Term};
 
 pub use problems::{Problem, Severity};
 
-/// A busy node changes names a few times a second at most.
+/// Between two changes of names there is time enough to open some files.
 const MAX_LOOKS: u32 = 100;
 
 /// Everything about a directory.
@@ -182,30 +182,24 @@ pub enum OtherKind {
     Foreign,
 }
 
-/// Reads the whole directory and verifies all of it. Entries come into memory, snapshots only pass by.
+/// Reads the whole directory and verifies all of it. Entries come into memory, snapshots only pass by. What was read is
+/// handed out, too, for a closer look at the same files.
 ///
 /// `pause` is called before everything is read again; it should take some milliseconds.
 ///
 /// # Errors
 ///
-/// When a file cannot be read, or names change faster than files can be read.
-pub fn inspect<D: Disk>(disk: &D, pause: &mut dyn FnMut()) -> Result<Inspection, DiskError> {
-    let mut before = names(disk)?;
+/// When a file cannot be opened or read, or the directory never rests.
+pub fn inspect<D: Disk>(disk: &D, pause: &mut dyn FnMut()) -> Result<(Inspection, Held<D>), DiskError> {
     let mut known: Option<Vec<Problem>> = None;
     for _ in 0..MAX_LOOKS {
-        let result = look(disk);
-        let after = names(disk)?;
-        let is_steady = before == after;
-        before = after;
-        match result {
-            Ok(found) if is_steady => {
-                if found.problems.is_empty() || known.as_ref() == Some(&found.problems) {
-                    return Ok(found);
-                }
-                known = Some(found.problems);
+        let held = Held::try_hold(disk).map_err(DiskError::io("open all files", "open"))?;
+        if let Some(held) = held {
+            let found = look(&held)?;
+            if found.problems.is_empty() || known.as_ref() == Some(&found.problems) {
+                return Ok((found, held));
             }
-            Err(error) if is_steady => return Err(error),
-            Ok(_) | Err(_) => {}
+            known = Some(found.problems);
         }
         pause();
     }
@@ -213,15 +207,6 @@ pub fn inspect<D: Disk>(disk: &D, pause: &mut dyn FnMut()) -> Result<Inspection,
         "the directory changes faster than it can be read; try again, or copy it and inspect the copy"
             .to_owned(),
     ))
-}
-
-/// Names that tell a state of the directory from the next one.
-fn names<D: Disk>(disk: &D) -> Result<Vec<String>, DiskError> {
-    let entries = disk.list().map_err(DiskError::io("scan data directory", "open directory"))?;
-    let mut names: Vec<String> = entries.into_iter().map(|entry| entry.name).collect();
-    names.retain(|name| !name.starts_with(TEMPORARY));
-    names.sort_unstable();
-    Ok(names)
 }
 
 fn look<D: Disk>(disk: &D) -> Result<Inspection, DiskError> {
