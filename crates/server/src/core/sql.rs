@@ -206,7 +206,7 @@ impl Core {
         opened.transaction = transaction;
         let database = opened.database;
         let dead = opened.dead || generation != self.databases.get(database).generation;
-        let dead = dead && !planted::bug!(StaleSchemaAfterUndo) && !planted::bug!(DeadSessionAnswers);
+        let dead = dead && !planted::bug!(StaleSchemaAfterUndo);
         let gone = state.gone;
         if dead {
             let may_be_proposed = running.class == JobClass::Writer
@@ -309,7 +309,13 @@ impl Core {
         outcome: &Outcome,
         may_be_proposed: bool,
     ) {
-        let answered = matches!(outcome, Outcome::Cancelled) && running.kind != RequestKind::Query;
+        let mut answered = matches!(outcome, Outcome::Cancelled) && running.kind != RequestKind::Query;
+        if planted::bug!(DeadSessionAnswers)
+            && let Outcome::Complete { reply } = outcome
+        {
+            answered = true;
+            self.outputs.push_back(Output::Reply { client, bytes: reply.clone() });
+        }
         if !answered && running.kind != RequestKind::Close {
             if may_be_proposed || running.kind == RequestKind::Batch {
                 self.reply_only(client, codes::LEADERSHIP_LOST, "leadership lost");
