@@ -268,7 +268,7 @@ impl Record {
         let mut hash = 0;
         for database in databases {
             database.check().map_err(|error| Violation::new("invariants of the VFS", error.to_string()))?;
-            let snapshot = database.snapshot();
+            let snapshot = database.look();
             let name = String::from_utf8_lossy(database.name().as_bytes()).into_owned();
             // A database that was opened but never written exists on the leader alone.
             if database.is_deleted() || is_untouched(&snapshot) {

@@ -276,14 +276,10 @@ impl Database {
         old.fenced = true;
         let discarded = old.queue.len();
         let failure = old.failure.clone();
-        let mut snapshot = old.snapshot();
-        if planted::bug!(UndoForgetsFrames) {
-            snapshot = DatabaseSnapshot { table: old.table.clone(), page_count: old.main_pages };
-        }
-        if planted::bug!(SizeNotRestored) {
-            snapshot.page_count = old.index.page_count();
-        }
-        let next = self.next_generation(&old, snapshot.table, snapshot.page_count);
+        let snapshot = if planted::bug!(UndoForgetsFrames) { old.with_frames(0) } else { old.snapshot() };
+        let page_count =
+            if planted::bug!(SizeNotRestored) { old.index.page_count() } else { snapshot.page_count };
+        let next = self.next_generation(&old, snapshot.table, page_count);
         drop(old);
         // A database that broke an invariant does not come back to life.
         next.lock().failure = failure;
@@ -328,6 +324,13 @@ impl Database {
     #[must_use]
     pub fn snapshot(&self) -> DatabaseSnapshot {
         self.current().lock().snapshot()
+    }
+
+    /// The committed state like [`snapshot`](Self::snapshot), for observers: moves no frames into the main file, so that
+    /// looking changes nothing.
+    #[must_use]
+    pub fn look(&self) -> DatabaseSnapshot {
+        self.with(|state| state.with_frames(state.committed))
     }
 
     /// Replaces the database by an image, in a new generation. An image without pages is that of a new database.
@@ -379,8 +382,12 @@ impl State {
     fn snapshot(&mut self) -> DatabaseSnapshot {
         // What can be moved into the main file first changes it in place; the rest has to be put over a copy.
         self.backfill();
+        self.with_frames(if planted::bug!(SpeculativeSnapshot) { self.captured } else { self.committed })
+    }
+
+    /// The main file with the frames up to this one over it.
+    fn with_frames(&self, until: u32) -> DatabaseSnapshot {
         let mut table = self.table.clone();
-        let until = if planted::bug!(SpeculativeSnapshot) { self.captured } else { self.committed };
         let page_count = overlay(&mut table, self.main_pages, &self.wal, self.index.backfill(), until);
         DatabaseSnapshot { table, page_count }
     }
