@@ -56,7 +56,6 @@ bugs! {
     // The log on disk.
     SkipSync "skip-sync" "Entries are written and not synced."
     SegmentNameNotSynced "segment-name-not-synced" "A new segment is used before its name is durable."
-    RenameNotSynced "rename-not-synced" "A snapshot gets its name and the directory is not synced."
     SnapshotNotSynced "snapshot-not-synced" "The content of a snapshot is not synced before it gets its name."
     TornTailAccepted "torn-tail-accepted" "A batch counts without a look at the checksum of its data."
     VoteForgotten "vote-forgotten" "The term is written, the vote is not."

@@ -4,6 +4,7 @@
 //! SQLite on [`vfs::Vfs`]. Time, network, disks and clients are simulated on one thread, and everything that is a matter
 //! of chance is drawn from one number, the seed.
 
+mod archive;
 mod client;
 mod clock;
 mod drive;

@@ -9,6 +9,7 @@ use server::snapshot_work;
 use wire_protocol::rpc::{self, RpcDecoder, RpcLimits};
 use wire_protocol::{Configuration, Role, Server};
 
+use crate::archive::Archive;
 use crate::network::{Parcel, Sent, redial_us};
 use crate::node::{Sql, StartError};
 use crate::oracle::Violation;
@@ -22,16 +23,25 @@ const NO_SPACE_RETRY_US: u64 = 500 * MILLISECOND;
 const TURN_US: u64 = 40;
 
 impl World {
-    /// All nodes begin as voters of one cluster.
-    pub(crate) fn found_cluster(&self) {
+    /// All nodes begin as voters of one cluster, some with what C dqlite left.
+    pub(crate) fn found_cluster(&mut self) {
         let servers = self
             .machines
             .iter()
             .map(|machine| Server { id: machine.id, address: machine.address.clone(), role: Role::Voter })
             .collect();
         let configuration = Configuration { servers };
+        let archive = self.scenario.archive.map(Archive::unpack);
+        if let Some(archive) = &archive {
+            self.stats.count("cluster began with a directory of C");
+            self.note_world("begins", [0, 0], || archive.name.to_owned());
+        }
         for machine in &self.machines {
-            disk::bootstrap(&machine.disk, &configuration).expect("an empty disk without faults takes it");
+            match &archive {
+                Some(archive) => archive.fill(&machine.disk, &configuration),
+                None => disk::bootstrap(&machine.disk, &configuration)
+                    .expect("an empty disk without faults takes it"),
+            }
         }
     }
 

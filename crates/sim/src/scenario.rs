@@ -3,6 +3,7 @@
 //! Swarm testing: each seed has a random subset of the faults and of the workloads, since one that is always there hides
 //! what needs its absence.
 
+use crate::archive;
 use crate::random::Random;
 
 /// One second in microseconds, the unit of simulated time.
@@ -154,6 +155,8 @@ pub struct Scenario {
     pub duration_us: u64,
     /// Number of nodes.
     pub nodes: usize,
+    /// Number of the directory of C dqlite that the cluster begins with, if it does not begin with nothing.
+    pub archive: Option<u64>,
     /// Number of clients.
     pub clients: usize,
     /// Mean pause of a client between two transactions, microseconds.
@@ -206,6 +209,8 @@ impl Scenario {
         let nodes = *random.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 5, 5]);
         let threshold = *random.pick(&[8, 16, 32, 64, 128, 256, 1024]);
         let trailing = threshold.max(*random.pick(&[4, 8, 32, 128, 1024]));
+        // Of its own, so that all else is as it would be without.
+        let mut archives = Random::new(seed ^ 0xa5c4_1c0e);
         let messages = draw_message_faults(&mut random);
         let nemeses = draw_nemeses(&mut random);
         let mut workloads = Vec::new();
@@ -221,6 +226,7 @@ impl Scenario {
             seed,
             duration_us,
             nodes,
+            archive: archives.percent(12).then(|| archives.below(archive::COUNT)),
             clients: *random.pick(&[2, 3, 4, 5, 6, 8]),
             think_us: *random.pick(&[100, 300, 500, 1000, 2000]) * MILLISECOND,
             latency_us: *random.pick(&[100, 200, 500, 1000, 5000, 20_000]),
