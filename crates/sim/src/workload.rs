@@ -224,10 +224,20 @@ impl Author {
 
     fn reads(&self, random: &mut Random) -> Transaction {
         let mut transaction = Transaction::empty();
-        transaction.apart = true;
-        for _ in 0..random.between(1, 3) {
+        if random.percent(50) {
+            transaction.apart = true;
+            for _ in 0..random.between(1, 3) {
+                self.read(&mut transaction, random);
+            }
+            return transaction;
+        }
+        // All at one moment, while others write and the WAL is moved into the main file.
+        transaction.explicit = true;
+        transaction.exec("BEGIN", &[], Effect::Harmless);
+        for _ in 0..random.between(2, 8) {
             self.read(&mut transaction, random);
         }
+        transaction.exec("COMMIT", &[], Effect::Harmless);
         transaction
     }
 
