@@ -197,11 +197,18 @@ impl World {
                 }
                 self.plan(wait_us, Event::Snapshot { node, epoch });
             }
-            Output::Transmit { to, address, message } => self.transmit(node, to, &address, &message),
             Output::AskPeer { ask, to, address, request, timeout_ms } => {
                 self.ask_peer(node, ask, (to, &address), request, timeout_ms);
             }
             Output::HandoverDone { handover, result } => self.handed_over(node, handover, &result),
+            Output::Transmit { to, address, message } => {
+                let Self { machines, oracle, .. } = self;
+                if let Some(process) = &machines[node].process {
+                    let commit = process.core.replica().commit_index();
+                    oracle.promises(machines[node].id, to, commit, &message)?;
+                }
+                self.transmit(node, to, &address, &message);
+            }
             Output::Stopped => {}
             Output::Failed(reason) => self.node_failed(node, &reason)?,
         }
@@ -220,6 +227,9 @@ impl World {
         }
         let (commit, applied) = (replica.commit_index(), replica.applied_index());
         oracle.commits(id, commit)?;
+        if !process.failed {
+            oracle.stands(id, applied, replica.configuration())?;
+        }
         if applied > process.observed && !process.failed {
             process.observed = applied;
             oracle.applied(id, applied, &process.vfs)?;
@@ -240,7 +250,8 @@ impl World {
         if let Some(process) = self.machines[node].process.as_mut() {
             process.failed = true;
         }
-        if self.has_disk_faults() {
+        // No fault of a disk makes committed entries impossible to apply.
+        if self.has_disk_faults() && !reason.starts_with("applying") {
             return Ok(());
         }
         Err(Violation::new("nodes do not fail", format!("node {}: {reason}", self.machines[node].id)))
