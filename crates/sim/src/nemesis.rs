@@ -21,6 +21,7 @@ impl World {
         }
         self.plan_strike(number);
         let (nemesis, _) = self.scenario.nemeses[number];
+        self.retarget_now_and_then();
         let node = self.random.index(self.machines.len());
         let until_us = self.now_us + 100 * MILLISECOND + self.random.around(4 * SECOND);
         self.note(node, "fault", [number as u64, until_us], || format!("{nemesis:?}"));

@@ -8,7 +8,7 @@ use raft_glue::{Config, Loaded, LogIndex, NodeId};
 use server::assembly;
 use server::core::{Core, Input, SnapshotJob, SqlDone, SqlJob};
 use server::log_worker::LogWorker;
-use server::options::{NodeOptions, TrailingStrategy};
+use server::options::{LiveOptions, NodeOptions, TrailingStrategy};
 use vfs::Vfs;
 
 use crate::clock::{Clock, Surroundings};
@@ -92,6 +92,8 @@ pub(crate) struct Process {
     pub(crate) snapshots: VecDeque<SnapshotJob>,
     /// Whether the snapshots written are compressed.
     pub(crate) compression: bool,
+    /// Settings that its host may change.
+    pub(crate) live: Arc<LiveOptions>,
     /// Newest index whose image was looked at.
     pub(crate) observed: LogIndex,
     /// It has reported a failure.
@@ -176,6 +178,7 @@ impl Machine {
             jobs: BTreeMap::new(),
             snapshots: VecDeque::new(),
             compression: scenario.compression,
+            live: Arc::clone(options.live()),
             observed: LogIndex(0),
             failed: false,
             next_job: 0,

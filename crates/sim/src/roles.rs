@@ -151,6 +151,20 @@ impl World {
         self.roles.handover_us = Some(self.now_us);
     }
 
+    /// Hosts change their minds about the targets while members are missing.
+    pub(crate) fn retarget_now_and_then(&mut self) {
+        if self.scenario.role_targets.is_none() || !self.random.percent(25) {
+            return;
+        }
+        let targets = (*self.random.pick(&[1, 2, 3, 5]), *self.random.pick(&[0, 1, 2]));
+        self.stats.count("targets changed");
+        self.scenario.role_targets = Some(targets);
+        for process in self.machines.iter().filter_map(|machine| machine.process.as_ref()) {
+            process.live.set_target_voters(targets.0);
+            process.live.set_target_standbys(targets.1);
+        }
+    }
+
     /// No handover goes on for ever.
     pub(crate) fn check_handovers(&self) -> Result<(), Violation> {
         let bound_us = (HANDOVER_MS + MAX_ELECTIONS_MS) * MILLISECOND + HANDOVER_SLACK_US;
