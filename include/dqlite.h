@@ -3,7 +3,7 @@
  * Functions that return int return DQLITE_OK (0), or DQLITE_ERROR, DQLITE_MISUSE or DQLITE_NOMEM. A NULL pointer where
  * an object or a text is needed gives DQLITE_MISUSE. Texts are NUL-terminated UTF-8; those given to dqlite are copied.
  * The library never changes signal handling, never exits or aborts the process, and starts threads only in
- * dqlite_node_start().
+ * dqlite_node_start() and dqlite_server_start().
  *
  * Generated from crates/ffi; do not edit.
  */
@@ -96,7 +96,11 @@ typedef struct dqlite_node dqlite_node;
 /**
  * A node that bootstraps or joins its cluster by itself and remembers its members.
  *
- * Experimental, and not implemented yet: dqlite_server_start() fails. One thread at a time may use it.
+ * Its directory holds the node's data and two files: server-info with its address and id, and node-store with the
+ * members of its cluster, which is refreshed every 30 seconds. C dqlite reads and writes the same files.
+ *
+ * Experimental. Functions on the same server may be called from several threads, except dqlite_server_destroy(); a call
+ * may wait for another one that is still running.
  */
 typedef struct dqlite_server dqlite_server;
 
@@ -236,10 +240,16 @@ DQLITE_API
 int dqlite_node_start(struct dqlite_node *n);
 
 /**
- * Prepares the shutdown of a node: passes on its leadership and its vote to others. The node keeps running.
+ * Prepares the planned stop of a node: passes its leadership on to the voter that has most of the log, and its vote to
+ * a member that has none and answers. The node becomes a spare and keeps running; stop it next.
  *
- * Not implemented yet: returns DQLITE_ERROR, or DQLITE_MISUSE when the node is not running. Clients can do the same
- * with TRANSFER and ASSIGN requests.
+ * Blocks until that is done, or until it is certain that it cannot be: at most two election timeouts (50 seconds at
+ * most) and 10 seconds, 16 seconds with default settings. dqlite_node_stop() ends it early. A node that has neither
+ * leadership nor a vote has nothing to pass on, and the call returns at once.
+ *
+ * Returns DQLITE_ERROR with a text for dqlite_node_errmsg() when something had to stay: there is no other node, or all
+ * others are voters already (leadership has moved then, if any of them answers), or too few of them answer. The node
+ * can be stopped in any case. Returns DQLITE_MISUSE when the node is not running.
  */
 DQLITE_API
 int dqlite_node_handover(struct dqlite_node *n);
@@ -271,8 +281,8 @@ int dqlite_node_describe_last_entry(struct dqlite_node *n,
 /**
  * What went wrong last, as text of at most 299 bytes; empty if nothing did.
  *
- * Failures of dqlite_node_create(), dqlite_node_start(), dqlite_node_recover() and dqlite_node_recover_ext() leave a
- * text, and calls that say they are not implemented; success does not clear it. The pointer is the same until
+ * Failures of dqlite_node_create(), dqlite_node_start(), dqlite_node_handover(), dqlite_node_recover() and
+ * dqlite_node_recover_ext() leave a text; success does not clear it. The pointer is the same until
  * dqlite_node_destroy(), the text behind it changes with the next failure: copy it, and not while another thread uses
  * the node. For NULL a text says so.
  */
@@ -425,11 +435,17 @@ int dqlite_node_set_busy_timeout(struct dqlite_node *n,
                                  unsigned int msecs);
 
 /**
- * Lets the leader promote and demote nodes by itself, to reach the targets for voters and stand-bys.
+ * Lets this node, whenever it leads, give the members the roles that the targets for voters and stand-bys call for.
+ * Enable it on all nodes, with the same targets. Off by default; may be enabled at any time and stays so.
  *
- * Not implemented yet: returns DQLITE_ERROR and leaves a text for dqlite_node_errmsg().
+ * Roles are looked at once a second. A member that was not heard from for 5 seconds (or an election timeout, if that is
+ * longer) is offline: a stand-by, or else a spare, takes the place of an offline voter, preferably one from a failure
+ * domain with few voters and of small weight. An offline voter that nobody can replace keeps its vote unless three
+ * others answer. The leader never changes its own role, and no change is made that the voters answering could not
+ * survive. A role that a client has assigned is left alone for 30 seconds.
  */
-DQLITE_API int dqlite_node_enable_role_management(struct dqlite_node *n);
+DQLITE_API
+int dqlite_node_enable_role_management(struct dqlite_node *n);
 
 /**
  * Asks for the disk mode of dqlite 1.13 to 1.18.2, for programs of that time.
@@ -475,7 +491,8 @@ int dqlite_server_create(const char *path,
                          struct dqlite_server **server);
 
 /**
- * Sets the address by which others reach the server. Copied; ignored when the directory already names one.
+ * Sets the address by which others reach the server, a name or a literal. Copied; ignored when the directory already
+ * names one. Set the bind address as well if this one is no literal.
  */
 DQLITE_API DQLITE_EXPERIMENTAL
 int dqlite_server_set_address(struct dqlite_server *server,
@@ -487,8 +504,8 @@ int dqlite_server_set_address(struct dqlite_server *server,
 DQLITE_API DQLITE_EXPERIMENTAL int dqlite_server_set_auto_bootstrap(struct dqlite_server *server, bool on);
 
 /**
- * Adds "n" addresses of servers through which a server that is new joins their cluster. Copied; ignored when the
- * directory already knows servers.
+ * Adds "n" addresses of servers through which a server that is new joins their cluster; its own may be among them.
+ * Copied; ignored when the directory already knows servers.
  */
 DQLITE_API DQLITE_EXPERIMENTAL
 int dqlite_server_set_auto_join(struct dqlite_server *server,
@@ -496,14 +513,15 @@ int dqlite_server_set_auto_join(struct dqlite_server *server,
                                 unsigned int n);
 
 /**
- * Sets the address to listen on, if it is not the one others use. Copied.
+ * Sets the address to listen on, if it is not the one others use; see dqlite_node_set_bind_address(). Copied.
  */
 DQLITE_API DQLITE_EXPERIMENTAL
 int dqlite_server_set_bind_address(struct dqlite_server *server,
                                    const char *addr);
 
 /**
- * Lets the host make the connections to other servers; see dqlite_connect_func.
+ * Lets the host make the connections to other servers; see dqlite_connect_func. It is called on threads of dqlite and on
+ * the one that calls dqlite_server_start(). Without it, dqlite connects over TCP, by name too, in at most 5 seconds.
  */
 DQLITE_API DQLITE_EXPERIMENTAL
 int dqlite_server_set_connect_func(struct dqlite_server *server,
@@ -511,28 +529,40 @@ int dqlite_server_set_connect_func(struct dqlite_server *server,
                                    void *arg);
 
 /**
- * Starts the server. Not implemented yet: returns DQLITE_ERROR and touches nothing.
+ * Starts the server: its node, and its membership. A server that is new either bootstraps a cluster or joins one, as a
+ * spare; one that is not goes on with what its directory holds.
+ *
+ * Blocks until the server is a member and knows the leader. For up to 30 seconds it tries all servers it knows again
+ * and again, so servers may be started in any order, but at the same time: each waits for the others.
+ *
+ * Returns DQLITE_ERROR when the server runs already, when it shall both bootstrap and join or, being new, neither, when
+ * no address was set, when a file is damaged, for all reasons dqlite_node_start() has, and when the time is over.
+ * LIBDQLITE_TRACE shows the reason. The start can be repeated then.
  */
-DQLITE_API DQLITE_EXPERIMENTAL int dqlite_server_start(struct dqlite_server *server);
+DQLITE_API DQLITE_EXPERIMENTAL
+int dqlite_server_start(struct dqlite_server *server);
 
 /**
- * The id of the server's node; 0 before it has one, and for NULL.
+ * The id of the server's node; 0 before it has one, and for NULL. It stays when the server is stopped.
  */
 DQLITE_API DQLITE_EXPERIMENTAL dqlite_node_id dqlite_server_get_id(struct dqlite_server *server);
 
 /**
- * Prepares the shutdown of a running server; see dqlite_node_handover(). Returns DQLITE_ERROR: none can be running.
+ * Prepares the planned stop of a running server; see dqlite_node_handover(). Returns DQLITE_ERROR when something had to
+ * stay, and when the server is not running.
  */
 DQLITE_API DQLITE_EXPERIMENTAL
 int dqlite_server_handover(struct dqlite_server *server);
 
 /**
- * Stops a running server. Returns DQLITE_ERROR: none can be running.
+ * Stops a running server. It can be started again. Takes a second or two at most, but for a connect function of the
+ * host that is being called. Returns DQLITE_ERROR when the server is not running.
  */
-DQLITE_API DQLITE_EXPERIMENTAL int dqlite_server_stop(struct dqlite_server *server);
+DQLITE_API DQLITE_EXPERIMENTAL
+int dqlite_server_stop(struct dqlite_server *server);
 
 /**
- * Frees a server. NULL is allowed.
+ * Frees a server; one that still runs is stopped first. NULL is allowed. No other call on it may be running.
  */
 DQLITE_API DQLITE_EXPERIMENTAL void dqlite_server_destroy(struct dqlite_server *server);
 

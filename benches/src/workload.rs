@@ -293,7 +293,7 @@ mod tests {
         let class = Load::Transactions.workload().next(&mut Random::new(1), &mut calls);
         assert_eq!((class, calls.len()), (Class::Write, STATEMENTS_PER_TRANSACTION + 2));
         let places: Vec<usize> =
-            calls.iter().map(|Call::Exec(place, _)| Call::Query(place, _) | *place).collect();
+            calls.iter().map(|(Call::Exec(place, _) | Call::Query(place, _))| *place).collect();
         assert_eq!(places, [BEGIN, WRITE, WRITE, WRITE, WRITE, WRITE, COMMIT]);
     }
 

@@ -198,6 +198,16 @@ fn connect() {
 }
 
 #[test]
+fn roles() {
+    compile_and_execute("roles.c");
+}
+
+#[test]
+fn server() {
+    compile_and_execute("server.c");
+}
+
+#[test]
 fn process() {
     compile_and_execute("process.c");
 }

@@ -197,3 +197,51 @@ fn single_nodes() {
 fn clusters() {
     check("nodes", load_nodes);
 }
+
+/// Reaches servers where they listen now, whatever their files call them.
+struct Moved(Vec<(String, String)>);
+
+impl server::Connect for Moved {
+    fn connect(&self, address: &str) -> std::io::Result<std::os::fd::OwnedFd> {
+        let moved = self.0.iter().find(|(known, _)| known == address);
+        let (_, listening) = moved.ok_or(std::io::ErrorKind::NotFound)?;
+        server::connector::TcpConnector::default().connect(listening)
+    }
+}
+
+#[test]
+fn servers_of_c_go_on_with_their_files() {
+    if !have_tools() {
+        return;
+    }
+    let scratch = Scratch::new();
+    unpack("server-api", scratch.path());
+    let description = archives("nodes").into_iter().find(|(name, _)| name == "server-api").unwrap().1;
+    let pairs: Vec<(String, String)> = ["s1", "s2"]
+        .map(|name| {
+            let address = description["nodes"][name]["address"].as_str().unwrap().to_owned();
+            (address, format!("@dqlite-golden-{name}-{}", std::process::id()))
+        })
+        .into();
+    let start = |name: &str, bind: &str| {
+        let mut server = server::ManagedServer::new(scratch.path().join(name));
+        server.set_bind_address(bind.to_owned());
+        server.set_connect(std::sync::Arc::new(Moved(pairs.clone())));
+        server.set_start_timeout(PATIENCE);
+        server.start().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let id = server.id().load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(id, description["nodes"][name]["id"].as_u64().unwrap());
+        server
+    };
+    let first = start("s1", &pairs[0].1);
+    let second = start("s2", &pairs[1].1);
+    let members = second.members();
+    let known: Vec<(&str, server::Role)> =
+        members.iter().map(|server| (server.address.as_str(), server.role)).collect();
+    let expected = [(pairs[0].0.as_str(), server::Role::Voter), (pairs[1].0.as_str(), server::Role::Spare)];
+    assert_eq!(known, expected);
+    let store = fs::read_to_string(scratch.path().join("s2/node-store")).unwrap();
+    let id = description["nodes"]["s2"]["id"].as_u64().unwrap();
+    assert!(store.ends_with(&format!("{}\n{id}\nspare\n", pairs[1].0)), "{store}");
+    drop((first, second));
+}

@@ -203,20 +203,33 @@ pub unsafe extern "C" fn dqlite_node_start(n: *mut dqlite_node) -> c_int {
     }
 }
 
-/// Prepares the shutdown of a node: passes on its leadership and its vote to others. The node keeps running.
+/// Prepares the planned stop of a node: passes its leadership on to the voter that has most of the log, and its vote to
+/// a member that has none and answers. The node becomes a spare and keeps running; stop it next.
 ///
-/// Not implemented yet: returns DQLITE_ERROR, or DQLITE_MISUSE when the node is not running. Clients can do the same
-/// with TRANSFER and ASSIGN requests.
+/// Blocks until that is done, or until it is certain that it cannot be: at most two election timeouts (50 seconds at
+/// most) and 10 seconds, 16 seconds with default settings. dqlite_node_stop() ends it early. A node that has neither
+/// leadership nor a vote has nothing to pass on, and the call returns at once.
+///
+/// Returns DQLITE_ERROR with a text for dqlite_node_errmsg() when something had to stay: there is no other node, or all
+/// others are voters already (leadership has moved then, if any of them answers), or too few of them answer. The node
+/// can be stopped in any case. Returns DQLITE_MISUSE when the node is not running.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_node_handover(n: *mut dqlite_node) -> c_int {
     let body = |handle: &dqlite_node| {
+        let mut begun = Err(DQLITE_MISUSE);
         handle.with_node(|node| {
-            if !node.is_running() {
-                return DQLITE_MISUSE;
+            begun = node.handover().map_err(|error| error.code());
+            DQLITE_OK
+        });
+        // The lock is free again: others may stop the node meanwhile.
+        match begun.map(server::PendingHandover::wait) {
+            Ok(Ok(())) => DQLITE_OK,
+            Ok(Err(error)) => {
+                handle.record(&error.to_string());
+                error.code()
             }
-            handle.record("handover is not implemented yet");
-            DQLITE_ERROR
-        })
+            Err(code) => code,
+        }
     };
     // SAFETY: the contract asks for NULL or a node.
     unsafe { on_handle(n, body) }
@@ -274,8 +287,8 @@ pub unsafe extern "C" fn dqlite_node_describe_last_entry(
 
 /// What went wrong last, as text of at most 299 bytes; empty if nothing did.
 ///
-/// Failures of dqlite_node_create(), dqlite_node_start(), dqlite_node_recover() and dqlite_node_recover_ext() leave a
-/// text, and calls that say they are not implemented; success does not clear it. The pointer is the same until
+/// Failures of dqlite_node_create(), dqlite_node_start(), dqlite_node_handover(), dqlite_node_recover() and
+/// dqlite_node_recover_ext() leave a text; success does not clear it. The pointer is the same until
 /// dqlite_node_destroy(), the text behind it changes with the next failure: copy it, and not while another thread uses
 /// the node. For NULL a text says so.
 #[unsafe(no_mangle)]

@@ -1,56 +1,85 @@
-//! `dqlite_server_*`: a node with an embedded client. Exported so that programs load; starting is not built yet.
+//! `dqlite_server_*`: a node that looks after its membership. See `server::managed`.
 
-use std::ffi::{CString, c_char, c_int, c_uint, c_void};
+use std::ffi::{OsStr, c_char, c_int, c_uint, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use server::ManagedServer;
 
 use crate::connect::HostConnector;
 use crate::error::{DQLITE_ERROR, DQLITE_MISUSE, DQLITE_OK};
 use crate::guard::guard;
 use crate::strings;
+use crate::trace;
 use crate::types::{dqlite_connect_func, dqlite_node_id};
 
 /// A node that bootstraps or joins its cluster by itself and remembers its members.
 ///
-/// Experimental, and not implemented yet: dqlite_server_start() fails. One thread at a time may use it.
+/// Its directory holds the node's data and two files: server-info with its address and id, and node-store with the
+/// members of its cluster, which is refreshed every 30 seconds. C dqlite reads and writes the same files.
+///
+/// Experimental. Functions on the same server may be called from several threads, except dqlite_server_destroy(); a call
+/// may wait for another one that is still running.
 #[derive(Debug)]
 pub struct dqlite_server {
-    settings: Mutex<Settings>,
+    server: Mutex<ManagedServer>,
+    /// Can be read while a start is under way.
+    id: Arc<AtomicU64>,
 }
 
-/// Copies of what the host has said.
-#[derive(Debug, Default)]
-#[expect(dead_code, reason = "read by dqlite_server_start once it exists")]
-struct Settings {
-    path: CString,
-    address: Option<CString>,
-    bind_address: Option<CString>,
-    auto_bootstrap: bool,
-    auto_join: Vec<CString>,
-    connect: Option<HostConnector>,
+impl dqlite_server {
+    fn lock(&self) -> MutexGuard<'_, ManagedServer> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Runs `body` on the settings; NULL and panics give DQLITE_MISUSE and DQLITE_ERROR.
+/// Runs `body` on a server; NULL and panics give DQLITE_MISUSE and DQLITE_ERROR.
 ///
 /// # Safety
 ///
 /// `server` is NULL or comes from `dqlite_server_create` and is not destroyed during the call.
-unsafe fn on_server(server: *const dqlite_server, body: impl FnOnce(&mut Settings) -> c_int) -> c_int {
+unsafe fn on_server(server: *const dqlite_server, body: impl FnOnce(&dqlite_server) -> c_int) -> c_int {
     guard(DQLITE_ERROR, || {
         // SAFETY: as the caller promises.
         let server = unsafe { server.as_ref() };
-        server.map_or(DQLITE_MISUSE, |server| {
-            body(&mut server.settings.lock().unwrap_or_else(PoisonError::into_inner))
-        })
+        server.map_or(DQLITE_MISUSE, body)
     })
 }
 
+/// A copy of an address; the number to return if there is none.
+///
 /// # Safety
 ///
 /// `text` is NULL or a string.
-unsafe fn copy(text: *const c_char) -> Option<CString> {
+unsafe fn copy(text: *const c_char) -> Result<String, c_int> {
     // SAFETY: as the caller promises.
-    unsafe { strings::borrow(text) }.map(CString::from)
+    let text = unsafe { strings::borrow(text) }.ok_or(DQLITE_MISUSE)?;
+    text.to_str().map(str::to_owned).map_err(|_| DQLITE_ERROR)
+}
+
+/// Hands a copy of an address to a setter.
+///
+/// # Safety
+///
+/// As for [`on_server`], and `address` is NULL or a string.
+unsafe fn set_address(
+    server: *const dqlite_server,
+    address: *const c_char,
+    set: impl FnOnce(&mut ManagedServer, String),
+) -> c_int {
+    // SAFETY: as the caller promises.
+    let body = |server: &dqlite_server| match unsafe { copy(address) } {
+        Ok(address) => {
+            set(&mut server.lock(), address);
+            DQLITE_OK
+        }
+        Err(code) => code,
+    };
+    // SAFETY: as the caller promises.
+    unsafe { on_server(server, body) }
 }
 
 /// Creates a server whose data lives in the directory "path". The text is copied, the directory not looked at yet.
@@ -65,46 +94,42 @@ pub unsafe extern "C" fn dqlite_server_create(path: *const c_char, server: *mut 
         // SAFETY: not NULL, and the contract asks for a place to write to.
         unsafe { server.write(ptr::null_mut()) };
         // SAFETY: the contract asks for NULL or a string.
-        let Some(path) = (unsafe { copy(path) }) else { return DQLITE_MISUSE };
-        let settings = Settings { path, ..Settings::default() };
-        let created = Box::new(dqlite_server { settings: Mutex::new(settings) });
+        let Some(path) = (unsafe { strings::borrow(path) }) else { return DQLITE_MISUSE };
+        let managed = ManagedServer::new(PathBuf::from(OsStr::from_bytes(path.to_bytes())));
+        let id = Arc::clone(managed.id());
+        let created = Box::new(dqlite_server { server: Mutex::new(managed), id });
         // SAFETY: as above.
         unsafe { server.write(Box::into_raw(created)) };
         DQLITE_OK
     })
 }
 
-/// Sets the address by which others reach the server. Copied; ignored when the directory already names one.
+/// Sets the address by which others reach the server, a name or a literal. Copied; ignored when the directory already
+/// names one. Set the bind address as well if this one is no literal.
 /// cbindgen:prefix=DQLITE_API DQLITE_EXPERIMENTAL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_server_set_address(
     server: *mut dqlite_server,
     address: *const c_char,
 ) -> c_int {
-    let body = |settings: &mut Settings| {
-        // SAFETY: the contract asks for NULL or a string.
-        let Some(address) = (unsafe { copy(address) }) else { return DQLITE_MISUSE };
-        settings.address = Some(address);
-        DQLITE_OK
-    };
-    // SAFETY: the contract asks for NULL or a server.
-    unsafe { on_server(server, body) }
+    // SAFETY: the contract asks for NULL or a server, and NULL or a string.
+    unsafe { set_address(server, address, ManagedServer::set_address) }
 }
 
 /// Tells whether a server that is new starts a cluster of its own. One server of a cluster does; default off.
 /// cbindgen:prefix=DQLITE_API DQLITE_EXPERIMENTAL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_server_set_auto_bootstrap(server: *mut dqlite_server, on: bool) -> c_int {
-    let body = |settings: &mut Settings| {
-        settings.auto_bootstrap = on;
+    let body = |server: &dqlite_server| {
+        server.lock().set_auto_bootstrap(on);
         DQLITE_OK
     };
     // SAFETY: the contract asks for NULL or a server.
     unsafe { on_server(server, body) }
 }
 
-/// Adds "n" addresses of servers through which a server that is new joins their cluster. Copied; ignored when the
-/// directory already knows servers.
+/// Adds "n" addresses of servers through which a server that is new joins their cluster; its own may be among them.
+/// Copied; ignored when the directory already knows servers.
 /// cbindgen:prefix=DQLITE_API DQLITE_EXPERIMENTAL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_server_set_auto_join(
@@ -112,7 +137,7 @@ pub unsafe extern "C" fn dqlite_server_set_auto_join(
     addrs: *const *const c_char,
     n: c_uint,
 ) -> c_int {
-    let body = |settings: &mut Settings| {
+    let body = |server: &dqlite_server| {
         if addrs.is_null() && n > 0 {
             return DQLITE_MISUSE;
         }
@@ -123,34 +148,31 @@ pub unsafe extern "C" fn dqlite_server_set_auto_join(
             // SAFETY: likewise.
             let address = unsafe { place.read() };
             // SAFETY: the contract asks for NULL or a string.
-            let Some(address) = (unsafe { copy(address) }) else { return DQLITE_MISUSE };
-            added.push(address);
+            match unsafe { copy(address) } {
+                Ok(address) => added.push(address),
+                Err(code) => return code,
+            }
         }
-        settings.auto_join.append(&mut added);
+        server.lock().add_auto_join(added);
         DQLITE_OK
     };
     // SAFETY: the contract asks for NULL or a server.
     unsafe { on_server(server, body) }
 }
 
-/// Sets the address to listen on, if it is not the one others use. Copied.
+/// Sets the address to listen on, if it is not the one others use; see dqlite_node_set_bind_address(). Copied.
 /// cbindgen:prefix=DQLITE_API DQLITE_EXPERIMENTAL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_server_set_bind_address(
     server: *mut dqlite_server,
     addr: *const c_char,
 ) -> c_int {
-    let body = |settings: &mut Settings| {
-        // SAFETY: the contract asks for NULL or a string.
-        let Some(address) = (unsafe { copy(addr) }) else { return DQLITE_MISUSE };
-        settings.bind_address = Some(address);
-        DQLITE_OK
-    };
-    // SAFETY: the contract asks for NULL or a server.
-    unsafe { on_server(server, body) }
+    // SAFETY: the contract asks for NULL or a server, and NULL or a string.
+    unsafe { set_address(server, addr, ManagedServer::set_bind_address) }
 }
 
-/// Lets the host make the connections to other servers; see dqlite_connect_func.
+/// Lets the host make the connections to other servers; see dqlite_connect_func. It is called on threads of dqlite and on
+/// the one that calls dqlite_server_start(). Without it, dqlite connects over TCP, by name too, in at most 5 seconds.
 /// cbindgen:prefix=DQLITE_API DQLITE_EXPERIMENTAL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_server_set_connect_func(
@@ -158,48 +180,85 @@ pub unsafe extern "C" fn dqlite_server_set_connect_func(
     f: dqlite_connect_func,
     arg: *mut c_void,
 ) -> c_int {
-    let body = |settings: &mut Settings| {
+    let body = |server: &dqlite_server| {
         let Some(function) = f else { return DQLITE_MISUSE };
-        settings.connect = Some(HostConnector::new(function, arg));
+        server.lock().set_connect(Arc::new(HostConnector::new(function, arg)));
         DQLITE_OK
     };
     // SAFETY: the contract asks for NULL or a server.
     unsafe { on_server(server, body) }
 }
 
-/// Starts the server. Not implemented yet: returns DQLITE_ERROR and touches nothing.
+/// Starts the server: its node, and its membership. A server that is new either bootstraps a cluster or joins one, as a
+/// spare; one that is not goes on with what its directory holds.
+///
+/// Blocks until the server is a member and knows the leader. For up to 30 seconds it tries all servers it knows again
+/// and again, so servers may be started in any order, but at the same time: each waits for the others.
+///
+/// Returns DQLITE_ERROR when the server runs already, when it shall both bootstrap and join or, being new, neither, when
+/// no address was set, when a file is damaged, for all reasons dqlite_node_start() has, and when the time is over.
+/// LIBDQLITE_TRACE shows the reason. The start can be repeated then.
 /// cbindgen:prefix=DQLITE_API DQLITE_EXPERIMENTAL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_server_start(server: *mut dqlite_server) -> c_int {
+    let body = |server: &dqlite_server| {
+        trace::enable_if_wanted();
+        match server.lock().start() {
+            Ok(()) => DQLITE_OK,
+            Err(error) => {
+                tracing::warn!(%error, "a server does not start");
+                DQLITE_ERROR
+            }
+        }
+    };
     // SAFETY: the contract asks for NULL or a server.
-    unsafe { on_server(server, |_| DQLITE_ERROR) }
+    unsafe { on_server(server, body) }
 }
 
-/// The id of the server's node; 0 before it has one, and for NULL.
+/// The id of the server's node; 0 before it has one, and for NULL. It stays when the server is stopped.
 /// cbindgen:prefix=DQLITE_API DQLITE_EXPERIMENTAL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_server_get_id(server: *mut dqlite_server) -> dqlite_node_id {
-    let _ = server;
-    0
+    guard(0, || {
+        // SAFETY: the contract asks for NULL or a server.
+        let server = unsafe { server.as_ref() };
+        server.map_or(0, |server| server.id.load(Ordering::Relaxed))
+    })
 }
 
-/// Prepares the shutdown of a running server; see dqlite_node_handover(). Returns DQLITE_ERROR: none can be running.
+/// Prepares the planned stop of a running server; see dqlite_node_handover(). Returns DQLITE_ERROR when something had to
+/// stay, and when the server is not running.
 /// cbindgen:prefix=DQLITE_API DQLITE_EXPERIMENTAL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_server_handover(server: *mut dqlite_server) -> c_int {
+    let body = |server: &dqlite_server| {
+        // Others may stop the server while this waits.
+        let pending = server.lock().handover();
+        let outcome = pending.map(|pending| pending.wait().map_err(|error| error.to_string()));
+        match outcome {
+            Ok(Ok(())) => DQLITE_OK,
+            Ok(Err(reason)) => {
+                tracing::info!(%reason, "a server keeps what it should hand over");
+                DQLITE_ERROR
+            }
+            Err(_) => DQLITE_ERROR,
+        }
+    };
     // SAFETY: the contract asks for NULL or a server.
-    unsafe { on_server(server, |_| DQLITE_ERROR) }
+    unsafe { on_server(server, body) }
 }
 
-/// Stops a running server. Returns DQLITE_ERROR: none can be running.
+/// Stops a running server. It can be started again. Takes a second or two at most, but for a connect function of the
+/// host that is being called. Returns DQLITE_ERROR when the server is not running.
 /// cbindgen:prefix=DQLITE_API DQLITE_EXPERIMENTAL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_server_stop(server: *mut dqlite_server) -> c_int {
+    let body = |server: &dqlite_server| server.lock().stop().map_or(DQLITE_ERROR, |()| DQLITE_OK);
     // SAFETY: the contract asks for NULL or a server.
-    unsafe { on_server(server, |_| DQLITE_ERROR) }
+    unsafe { on_server(server, body) }
 }
 
-/// Frees a server. NULL is allowed.
+/// Frees a server; one that still runs is stopped first. NULL is allowed. No other call on it may be running.
 /// cbindgen:prefix=DQLITE_API DQLITE_EXPERIMENTAL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_server_destroy(server: *mut dqlite_server) {

@@ -239,19 +239,18 @@ pub unsafe extern "C" fn dqlite_node_set_busy_timeout(n: *mut dqlite_node, msecs
     unsafe { at_any_time(n, |live| live.set_busy_timeout_ms(msecs)) }
 }
 
-/// Lets the leader promote and demote nodes by itself, to reach the targets for voters and stand-bys.
+/// Lets this node, whenever it leads, give the members the roles that the targets for voters and stand-bys call for.
+/// Enable it on all nodes, with the same targets. Off by default; may be enabled at any time and stays so.
 ///
-/// Not implemented yet: returns DQLITE_ERROR and leaves a text for dqlite_node_errmsg().
+/// Roles are looked at once a second. A member that was not heard from for 5 seconds (or an election timeout, if that is
+/// longer) is offline: a stand-by, or else a spare, takes the place of an offline voter, preferably one from a failure
+/// domain with few voters and of small weight. An offline voter that nobody can replace keeps its vote unless three
+/// others answer. The leader never changes its own role, and no change is made that the voters answering could not
+/// survive. A role that a client has assigned is left alone for 30 seconds.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_node_enable_role_management(n: *mut dqlite_node) -> c_int {
-    let body = |handle: &dqlite_node| {
-        handle.with_node(|_| {
-            handle.record("role management is not implemented yet");
-            DQLITE_ERROR
-        })
-    };
     // SAFETY: the contract asks for NULL or a node.
-    unsafe { on_handle(n, body) }
+    unsafe { at_any_time(n, |live| live.set_role_management(true)) }
 }
 
 /// Asks for the disk mode of dqlite 1.13 to 1.18.2, for programs of that time.

@@ -101,11 +101,20 @@ impl Replica {
         Ok(())
     }
 
-    /// C's choice: the first voter that has been sent everything, else the last one.
+    /// The voter that has most of the log, among those heard from lately: of equals the first, as C chooses. If none was
+    /// heard from, C's choice: the first voter that has been sent everything, else the last one.
     fn best_transferee(&self) -> Option<NodeId> {
         let own = self.config.id;
-        let next = self.last_index().0 + 1;
         let voters = || self.configuration().voters().map(|server| server.id).filter(move |id| *id != own);
+        let heard = |id: &NodeId| {
+            let contact_ms = self.contact_ms(*id);
+            contact_ms.is_some_and(|at| self.now_ms.saturating_sub(at) < self.config.election_timeout_ms)
+        };
+        let farthest = voters().filter(heard).map(|id| self.matched(id).unwrap_or(0)).max();
+        if let Some(farthest) = farthest {
+            return voters().filter(heard).find(|id| self.matched(*id).unwrap_or(0) == farthest);
+        }
+        let next = self.last_index().0 + 1;
         let sent =
             |id: &NodeId| self.raw.raft.prs().get(id.0).is_some_and(|progress| progress.next_idx == next);
         voters().find(sent).or_else(|| voters().last())

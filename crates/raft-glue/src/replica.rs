@@ -536,6 +536,19 @@ impl Replica {
         ages.get(ages.len() / 2).copied().unwrap_or(0)
     }
 
+    /// When this peer last answered us as the leader; nothing while we do not lead.
+    #[must_use]
+    pub fn contact_ms(&self, id: NodeId) -> Option<u64> {
+        self.leading?;
+        self.peers.get(&id)?.contact_ms
+    }
+
+    /// Base of the election timeouts, milliseconds.
+    #[must_use]
+    pub fn election_timeout_ms(&self) -> u64 {
+        self.config.election_timeout_ms
+    }
+
     /// How often [`Self::handle_tick`] is to be called, milliseconds.
     #[must_use]
     pub fn tick_interval_ms(&self) -> u64 {

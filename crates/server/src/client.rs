@@ -5,17 +5,18 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use rustix::net::AddressFamily;
 use wire_protocol::{
     DecodeError, FrameDecoder, NodeId, Params, PrepareSchema, Protocol, Request, Response, ResponseContext,
     Role, Rows, RowsEnd, Server, ServersFormat, Value,
 };
 
-use crate::address::{Address, AddressError};
+use crate::connector::{Connect, TcpConnector, check_stream};
 
 /// Longest answer taken, in bytes. Memory grows with what arrives, not with what is announced.
 const MAX_RESPONSE_LEN: usize = 1 << 31;
@@ -30,9 +31,6 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(20);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The address is not one.
-    #[error(transparent)]
-    Address(#[from] AddressError),
     /// The socket failed, or the time was up ([`io::ErrorKind::TimedOut`]).
     #[error("{op} {address}: {source}")]
     Io {
@@ -138,11 +136,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects and says which protocol follows. `timeout` bounds this and every later call as a whole.
+    /// Connects, by address or by name, and says which protocol follows. `timeout` bounds this and every later call as a
+    /// whole.
     pub fn connect(address: &str, timeout: Duration) -> Result<Self, ClientError> {
-        let parsed = Address::parse(address)?;
         let failed = |source| ClientError::Io { op: "connect to", address: address.to_owned(), source };
-        let stream = Stream::connect(&parsed, timeout).map_err(failed)?;
+        Self::over(TcpConnector::new(timeout).connect(address).map_err(failed)?, address, timeout)
+    }
+
+    /// Takes a connected stream socket, as connect functions return them, and says which protocol follows.
+    pub fn over(socket: OwnedFd, address: &str, timeout: Duration) -> Result<Self, ClientError> {
+        let failed = |source| ClientError::Io { op: "connect to", address: address.to_owned(), source };
+        let stream = Stream::new(socket).map_err(failed)?;
         let mut client = Self {
             address: address.to_owned(),
             stream,
@@ -494,17 +498,14 @@ enum Stream {
 }
 
 impl Stream {
-    fn connect(address: &Address, timeout: Duration) -> io::Result<Self> {
-        match address {
-            Address::Inet(address) => {
-                let stream = TcpStream::connect_timeout(address, timeout)?;
-                stream.set_nodelay(true)?;
-                Ok(Self::Tcp(stream))
-            }
-            Address::Abstract(name) => {
-                UnixStream::connect_addr(&UnixAddress::from_abstract_name(name)?).map(Self::Unix)
-            }
+    fn new(socket: OwnedFd) -> io::Result<Self> {
+        check_stream(&socket)?;
+        if rustix::net::sockopt::socket_domain(&socket)? == AddressFamily::UNIX {
+            return Ok(Self::Unix(socket.into()));
         }
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true)?;
+        Ok(Self::Tcp(stream))
     }
 
     fn read_before(&mut self, deadline: Deadline, buffer: &mut [u8]) -> io::Result<usize> {

@@ -4,14 +4,17 @@
 //! they are called on threads of their own.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::RecvTimeoutError;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::net::{AddressFamily, SendFlags, SocketType};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
 use wire_protocol::NodeId;
 
 use crate::address::{Address, DEFAULT_PORT};
@@ -22,6 +25,10 @@ pub trait Connect: Send + Sync {
     ///
     /// Called from several threads at once, also with the node's own address.
     fn connect(&self, address: &str) -> io::Result<OwnedFd>;
+
+    /// No connection is needed any more: calls under way, and later ones, had better fail soon. Who cannot do that does
+    /// nothing.
+    fn cancel(&self) {}
 }
 
 /// Longest time [`TcpConnector`] spends on one address, all results of a name lookup together.
@@ -33,16 +40,20 @@ const PROTOCOL_VERSION: u64 = 1;
 const CONNECT_REQUEST: u8 = 11;
 const WORD: usize = 8;
 
+/// How often a call under way looks whether it was cancelled.
+const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
+
 /// The connector of hosts that supply none: TCP to IPv4 and IPv6 literals and names, and abstract Unix sockets, which
 /// only nodes of the same process accept.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct TcpConnector {
     timeout: Duration,
+    cancelled: AtomicBool,
 }
 
 impl Default for TcpConnector {
     fn default() -> Self {
-        Self { timeout: CONNECT_TIMEOUT }
+        Self::new(CONNECT_TIMEOUT)
     }
 }
 
@@ -50,43 +61,104 @@ impl TcpConnector {
     /// A connector that gives up after `timeout`.
     #[must_use]
     pub fn new(timeout: Duration) -> Self {
-        Self { timeout }
+        Self { timeout, cancelled: AtomicBool::new(false) }
     }
 }
 
 impl Connect for TcpConnector {
     fn connect(&self, address: &str) -> io::Result<OwnedFd> {
+        let patience =
+            Patience { deadline: Instant::now().checked_add(self.timeout), cancelled: &self.cancelled };
         match Address::parse(address) {
             Ok(Address::Abstract(name)) => {
                 Ok(UnixStream::connect_addr(&UnixAddr::from_abstract_name(name)?)?.into())
             }
-            Ok(Address::Inet(inet)) => self.connect_first([inet].into_iter()),
-            Err(_) => self.connect_first(resolve(address)?),
+            Ok(Address::Inet(inet)) => connect_inet(inet, &patience),
+            Err(_) => connect_first(resolve(address, &patience)?, &patience),
+        }
+    }
+
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How long to wait, and for whom.
+struct Patience<'a> {
+    /// None lies beyond what the clock can tell.
+    deadline: Option<Instant>,
+    cancelled: &'a AtomicBool,
+}
+
+impl Patience<'_> {
+    /// How long to wait before looking again.
+    fn slice(&self) -> io::Result<Duration> {
+        if self.cancelled.load(Ordering::Relaxed) {
+            return Err(io::Error::new(io::ErrorKind::Interrupted, "the node is stopping"));
+        }
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        match left {
+            Some(Duration::ZERO) => Err(io::ErrorKind::TimedOut.into()),
+            Some(left) => Ok(left.min(CANCEL_INTERVAL)),
+            None => Ok(CANCEL_INTERVAL),
         }
     }
 }
 
-impl TcpConnector {
-    fn connect_first(&self, candidates: impl Iterator<Item = SocketAddr>) -> io::Result<OwnedFd> {
-        let deadline = Instant::now() + self.timeout;
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-        for candidate in candidates {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            match TcpStream::connect_timeout(&candidate, left) {
-                Ok(stream) => return Ok(stream.into()),
-                Err(error) => last = error,
-            }
+fn connect_first(candidates: Vec<SocketAddr>, patience: &Patience<'_>) -> io::Result<OwnedFd> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for candidate in candidates {
+        match connect_inet(candidate, patience) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => last = error,
         }
-        Err(last)
     }
+    Err(last)
 }
 
-/// `name` or `name:port`.
-fn resolve(address: &str) -> io::Result<std::vec::IntoIter<SocketAddr>> {
-    if address.contains(':') { address.to_socket_addrs() } else { (address, DEFAULT_PORT).to_socket_addrs() }
+fn connect_inet(address: SocketAddr, patience: &Patience<'_>) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) => {}
+        // An interrupted attempt goes on like one of a non-blocking socket.
+        Err(Errno::INPROGRESS | Errno::INTR) => loop {
+            let slice = Timespec::try_from(patience.slice()?).map_err(|_| io::ErrorKind::InvalidInput)?;
+            match rustix::event::poll(&mut [PollFd::new(&socket, PollFlags::OUT)], Some(&slice)) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => break rustix::net::sockopt::socket_error(&socket)??,
+                Err(error) => return Err(error.into()),
+            }
+        },
+        Err(error) => return Err(error.into()),
+    }
+    rustix::io::ioctl_fionbio(&socket, false)?;
+    Ok(socket)
+}
+
+/// Looks up `name` or `name:port`. The system's resolver may take as long as it likes, so it runs on a thread that is
+/// left to itself when patience is over; it holds nothing of ours.
+fn resolve(address: &str, patience: &Patience<'_>) -> io::Result<Vec<SocketAddr>> {
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    let address = address.to_owned();
+    std::thread::Builder::new().name("dqlite-resolve".to_owned()).spawn(move || {
+        let result = match address.contains(':') {
+            true => address.to_socket_addrs(),
+            false => (address.as_str(), DEFAULT_PORT).to_socket_addrs(),
+        };
+        // Nobody may be waiting any more.
+        let _ = sender.send(result.map(Iterator::collect));
+    })?;
+    loop {
+        match receiver.recv_timeout(patience.slice()?) {
+            Ok(result) => return result,
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(io::Error::other("the resolver's thread has ended"));
+            }
+        }
+    }
 }
 
 /// Refuses what no node can live on: anything but a connected stream socket of a known family.
@@ -136,8 +208,8 @@ pub fn announce(socket: impl AsFd, id: NodeId, address: &str) -> io::Result<()> 
         // Never block in `send`, and never raise SIGPIPE in a host that does not ignore it.
         match rustix::net::send(&socket, rest, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
             Ok(sent) => rest = &rest[sent..],
-            Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => wait_writable(&socket, deadline)?,
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => wait_writable(&socket, deadline)?,
             Err(error) => return Err(error.into()),
         }
     }
@@ -151,7 +223,7 @@ fn wait_writable(socket: &impl AsFd, deadline: Instant) -> io::Result<()> {
     }
     let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
     match rustix::event::poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&timeout)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
@@ -199,6 +271,7 @@ mod tests {
     fn connects_to_ipv6() {
         let Ok(listener) = TcpListener::bind("[::1]:0") else {
             eprintln!("SKIPPED: no IPv6 loopback on this machine");
+            assert!(std::env::var_os("DQLITE_TESTS_REQUIRE_ALL").is_none(), "required, but there is no IPv6");
             return;
         };
         let address = listener.local_addr().unwrap().to_string();
@@ -206,6 +279,28 @@ mod tests {
         let flags = rustix::io::fcntl_getfd(&socket).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
         assert!(!rustix::fs::fcntl_getfl(&socket).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
+    }
+
+    #[test]
+    fn cancelled_calls_end_soon() {
+        // A listener whose queue is full: the kernel leaves further attempts without an answer.
+        let bound = BoundSocket::bind("127.0.0.1:0").unwrap();
+        rustix::net::listen(&bound, 0).unwrap();
+        let address: SocketAddr = rustix::net::getsockname(&bound).unwrap().try_into().unwrap();
+        let impatient = TcpConnector::new(Duration::from_millis(200));
+        let text = address.to_string();
+        let mut queued = Vec::new();
+        while let Ok(socket) = impatient.connect(&text) {
+            queued.push(socket);
+            assert!(queued.len() < 100, "the queue never fills");
+        }
+        let connector = std::sync::Arc::new(TcpConnector::new(Duration::from_secs(600)));
+        let calling = std::sync::Arc::clone(&connector);
+        let thread = std::thread::spawn(move || calling.connect(&text).unwrap_err());
+        std::thread::sleep(Duration::from_millis(100));
+        connector.cancel();
+        assert!(thread.join().unwrap().to_string().contains("stopping"));
+        assert!(connector.connect(&address.to_string()).is_err(), "nor do later ones begin");
     }
 
     #[test]

@@ -20,9 +20,19 @@ use crate::wake::{Completion, Outbox, panic_text};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Attempt(u64);
 
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Raft messages.
+    Raft,
+    /// Questions over the client protocol.
+    Questions,
+}
+
 /// What came of a call.
 #[derive(Debug)]
 pub(crate) struct Dialled {
+    pub(crate) purpose: Purpose,
     pub(crate) peer: NodeId,
     pub(crate) attempt: Attempt,
     pub(crate) result: io::Result<OwnedFd>,
@@ -32,6 +42,7 @@ pub(crate) struct Dialled {
 pub(crate) struct Dialer {
     connect: Arc<dyn Connect>,
     outbox: Outbox,
+    purpose: Purpose,
     threads: HashMap<Attempt, JoinHandle<()>>,
     next: u64,
 }
@@ -43,8 +54,8 @@ impl std::fmt::Debug for Dialer {
 }
 
 impl Dialer {
-    pub(crate) fn new(connect: Arc<dyn Connect>, outbox: Outbox) -> Self {
-        Self { connect, outbox, threads: HashMap::new(), next: 0 }
+    pub(crate) fn new(connect: Arc<dyn Connect>, outbox: Outbox, purpose: Purpose) -> Self {
+        Self { connect, outbox, purpose, threads: HashMap::new(), next: 0 }
     }
 
     /// Calls the connect function on a new thread; the result arrives as [`Completion::Dialled`].
@@ -53,11 +64,12 @@ impl Dialer {
         self.next += 1;
         let connect = Arc::clone(&self.connect);
         let outbox = self.outbox.clone();
+        let purpose = self.purpose;
         let thread = std::thread::Builder::new().name("dqlite-dial".to_owned()).spawn(move || {
             let result = catch_unwind(AssertUnwindSafe(|| connect.connect(&address)))
                 .unwrap_or_else(|payload| Err(io::Error::other(panic_text(&*payload))));
             drop(connect);
-            outbox.send(Completion::Dialled(Dialled { peer, attempt, result }));
+            outbox.send(Completion::Dialled(Dialled { purpose, peer, attempt, result }));
         })?;
         self.threads.insert(attempt, thread);
         Ok(attempt)
@@ -105,7 +117,7 @@ mod tests {
     #[test]
     fn results_come_back_with_their_attempt_and_panics_are_failures() {
         let (_poll, outbox, receiver) = outbox();
-        let mut dialer = Dialer::new(Arc::new(Scripted), outbox);
+        let mut dialer = Dialer::new(Arc::new(Scripted), outbox, Purpose::Raft);
         for (address, ok) in [("panic", false), ("fail", false), ("good", true)] {
             let attempt = dialer.dial(NodeId(7), address.to_owned()).unwrap();
             let Ok(Completion::Dialled(dialled)) = receiver.recv_timeout(Duration::from_secs(5)) else {
@@ -121,7 +133,7 @@ mod tests {
     #[test]
     fn joining_works_when_nobody_reads_the_results() {
         let (_poll, outbox, receiver) = outbox();
-        let mut dialer = Dialer::new(Arc::new(Scripted), outbox);
+        let mut dialer = Dialer::new(Arc::new(Scripted), outbox, Purpose::Raft);
         for _ in 0..3 {
             dialer.dial(NodeId(7), "good".to_owned()).unwrap();
         }

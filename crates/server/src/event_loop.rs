@@ -20,12 +20,14 @@ use vfs::Vfs;
 
 use crate::connection::{Connection, FromClient, ReadEnd};
 use crate::core::{ClientId, Core, DiskJob, Input, Output, SqlJob};
+use crate::dialer::Purpose;
 use crate::disk_thread::DiskThread;
 use crate::executor::{Executor, SqliteThread};
 use crate::listener::Listener;
+use crate::peer_client::PeerClients;
 use crate::snapshot_thread::SnapshotThread;
 use crate::transport::Transport;
-use crate::wake::{Completion, Notifier};
+use crate::wake::{ClusterView, Completion, Notifier};
 
 const WAKE: u64 = 0;
 const LISTENER: u64 = 1;
@@ -91,6 +93,7 @@ pub(crate) struct Parts {
     pub(crate) sqlite: SqliteThread,
     pub(crate) listener: Listener,
     pub(crate) transport: Transport,
+    pub(crate) peer_clients: PeerClients,
     pub(crate) executor: Executor<SqlJob>,
     pub(crate) disk: DiskThread,
     pub(crate) snapshots: SnapshotThread,
@@ -125,6 +128,9 @@ pub(crate) struct EventLoop {
     /// they send are the interrupts that end such jobs.
     waiting_jobs: VecDeque<SqlJob>,
     more_completions: bool,
+    /// Hosts that wait for a handover, by its name.
+    handovers: BTreeMap<u64, Sender<Result<(), String>>>,
+    next_handover: u64,
     next_tick_ms: u64,
     tokens: Tokens,
     scratch: Vec<u8>,
@@ -143,6 +149,8 @@ impl EventLoop {
             inputs: VecDeque::new(),
             waiting_jobs: VecDeque::new(),
             more_completions: false,
+            handovers: BTreeMap::new(),
+            next_handover: 0,
             next_tick_ms: 0,
             tokens: Tokens::new(),
             scratch: vec![0; SCRATCH_LEN],
@@ -185,12 +193,18 @@ impl EventLoop {
             || !self.to_flush.is_empty()
             || self.more_completions
             || parts.transport.wants_turn()
+            || parts.peer_clients.wants_turn()
             || (self.accepts_work() && (!self.to_read.is_empty() || parts.transport.wants_read()));
         if unfinished {
             return Some(Duration::ZERO);
         }
         let accept = if self.phase == Phase::Stopping { None } else { parts.listener.deadline_ms() };
-        let deadlines = [parts.core.next_deadline_ms(), parts.transport.next_deadline_ms(), accept];
+        let deadlines = [
+            parts.core.next_deadline_ms(),
+            parts.transport.next_deadline_ms(),
+            parts.peer_clients.next_deadline_ms(),
+            accept,
+        ];
         let deadline_ms = deadlines.into_iter().flatten().fold(self.next_tick_ms, u64::min);
         Some(Duration::from_millis(deadline_ms.saturating_sub(self.now_ms())))
     }
@@ -219,7 +233,10 @@ impl EventLoop {
                             self.inputs.push_back(Input::ClientDeparting { client: ClientId(token) });
                         }
                     }
-                    None => self.parts.transport.ready(token, readable, writable, now_ms),
+                    None => {
+                        self.parts.transport.ready(token, readable, writable, now_ms);
+                        self.parts.peer_clients.ready(token, &mut self.scratch);
+                    }
                 },
             }
         }
@@ -254,8 +271,23 @@ impl EventLoop {
                 Completion::Sql(done) => self.inputs.push_back(Input::SqlDone(done)),
                 Completion::Disk(done) => self.inputs.push_back(Input::DiskDone(done)),
                 Completion::Snapshot(done) => self.inputs.push_back(Input::SnapshotDone(done)),
-                Completion::Dialled(dialled) => {
-                    self.parts.transport.dialled(dialled, &mut self.tokens, now_ms);
+                Completion::Dialled(dialled) => match dialled.purpose {
+                    Purpose::Raft => self.parts.transport.dialled(dialled, &mut self.tokens, now_ms),
+                    Purpose::Questions => self.parts.peer_clients.dialled(dialled, &mut self.tokens),
+                },
+                Completion::Handover(waiting) => {
+                    self.next_handover += 1;
+                    self.handovers.insert(self.next_handover, waiting);
+                    self.inputs.push_back(Input::Handover { handover: self.next_handover });
+                }
+                Completion::Consult(waiting) => {
+                    let replica = self.parts.core.replica();
+                    let view = ClusterView {
+                        leader: replica.leader(),
+                        configuration: replica.configuration().clone(),
+                    };
+                    // A host that does not wait any more needs no answer.
+                    let _ = waiting.send(view);
                 }
                 Completion::Panicked(reason) => self.broken(&reason),
                 Completion::Stop => {
@@ -272,6 +304,7 @@ impl EventLoop {
         self.parts.disk.retry();
         self.submit_waiting();
         self.inputs.extend(self.parts.transport.take_reports());
+        self.inputs.extend(self.parts.peer_clients.take_answers());
         for input in std::mem::take(&mut self.inputs) {
             self.parts.core.handle(input, now_ms);
         }
@@ -280,6 +313,9 @@ impl EventLoop {
             let Self { parts, scratch, .. } = self;
             parts.transport.read(scratch, |input| parts.core.handle(input, now_ms));
         }
+        if self.parts.peer_clients.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms) {
+            self.parts.peer_clients.handle_time(now_ms);
+        }
         let due = self.parts.core.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms);
         if self.next_tick_ms <= now_ms {
             let interval = self.parts.core.tick_interval_ms().max(1);
@@ -287,6 +323,7 @@ impl EventLoop {
             self.next_tick_ms = (self.next_tick_ms + interval).max(now_ms + 1);
             self.parts.core.handle(Input::Tick, now_ms);
             self.parts.transport.handle_time(now_ms);
+            self.parts.peer_clients.handle_time(now_ms);
         } else if due {
             self.parts.core.handle(Input::Tick, now_ms);
         } else if self.parts.transport.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms) {
@@ -379,6 +416,16 @@ impl EventLoop {
                 Output::Transmit { to, address, message } => {
                     self.parts.transport.send(to, address, message, now_ms);
                 }
+                Output::AskPeer { ask, to, address, request, timeout_ms } => {
+                    let deadline_ms = now_ms.saturating_add(timeout_ms);
+                    self.parts.peer_clients.ask(ask, to, address, &request, deadline_ms, now_ms);
+                }
+                Output::HandoverDone { handover, result } => {
+                    if let Some(waiting) = self.handovers.remove(&handover) {
+                        // A host that does not wait any more needs no answer.
+                        let _ = waiting.send(result);
+                    }
+                }
                 Output::Stopped => self.phase = Phase::Ended,
                 // The core has logged it and refuses everything by itself.
                 Output::Failed(_) => {}
@@ -462,7 +509,17 @@ impl EventLoop {
         let now_ms = self.now_ms();
         let Self { parts, clients, mut waiting_jobs, inputs, .. } = self;
         let Parts {
-            completions, mut core, vfs, sqlite, listener, transport, executor, disk, snapshots, ..
+            completions,
+            mut core,
+            vfs,
+            sqlite,
+            listener,
+            transport,
+            peer_clients,
+            executor,
+            disk,
+            snapshots,
+            ..
         } = parts;
         drop(listener);
         drop(clients);
@@ -476,5 +533,6 @@ impl EventLoop {
         disk.join();
         snapshots.join();
         transport.close();
+        peer_clients.close();
     }
 }

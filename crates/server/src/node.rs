@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use crossbeam_channel::Receiver;
 use raft_glue::ReplicaError;
 use raft_glue::disk::{self, DiskError, LoadError, OsDisk};
 use wire_protocol::{Configuration, NodeId};
@@ -16,9 +17,9 @@ use wire_protocol::{Configuration, NodeId};
 use crate::address::{AddressError, BoundSocket};
 use crate::connector::{Connect, TcpConnector};
 use crate::event_loop::EventLoop;
-use crate::options::{NodeOptions, OptionError};
+use crate::options::{LiveOptions, NodeOptions, OptionError};
 use crate::startup::Plan;
-use crate::wake::{Completion, Outbox, panic_text};
+use crate::wake::{ClusterView, Completion, Outbox, panic_text};
 
 /// C's numbers.
 const ERROR: i32 = 1;
@@ -75,6 +76,9 @@ pub enum NodeError {
     /// The log cannot be read.
     #[error("describe last entry: {0}")]
     Describe(#[source] LoadError),
+    /// Leadership or vote stay, or some of both.
+    #[error("handover: {0}")]
+    Handover(String),
     /// The caller asked for something against the rules.
     #[error("{0}")]
     Misuse(&'static str),
@@ -168,6 +172,12 @@ impl Node {
             State::Created => Ok(&mut self.options),
             _ => Err(OptionError::Misuse),
         }
+    }
+
+    /// The settings that may change at any time.
+    #[must_use]
+    pub fn live(&self) -> &LiveOptions {
+        self.options.live()
     }
 
     /// Makes and binds the socket to listen on; see [`crate::address`] for the forms. A second call replaces the first
@@ -267,6 +277,7 @@ impl Node {
     pub fn stop(&mut self) -> Result<(), NodeError> {
         match std::mem::replace(&mut self.state, State::Stopped) {
             State::Running { outbox, thread } => {
+                self.connect.cancel();
                 outbox.send(Completion::Stop);
                 join(thread);
                 Ok(())
@@ -275,6 +286,33 @@ impl Node {
                 self.state = other;
                 Err(NodeError::Misuse("the node is not running"))
             }
+        }
+    }
+
+    /// Begins to prepare a stop: leadership goes to the voter that has most of the log, the vote to a member that has
+    /// none. Others may use the node, and stop it, while the outcome is waited for.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Misuse`] when the node is not running.
+    pub fn handover(&self) -> Result<PendingHandover, NodeError> {
+        let State::Running { outbox, .. } = &self.state else {
+            return Err(NodeError::Misuse("the node is not running"));
+        };
+        let (done, result) = crossbeam_channel::bounded(1);
+        outbox.send(Completion::Handover(done));
+        Ok(PendingHandover { result })
+    }
+
+    /// Where the cluster can be looked at as this node knows it, also by threads that do not own the node.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Misuse`] when the node is not running.
+    pub fn view_source(&self) -> Result<ViewSource, NodeError> {
+        match &self.state {
+            State::Running { outbox, .. } => Ok(ViewSource { outbox: outbox.clone() }),
+            _ => Err(NodeError::Misuse("the node is not running")),
         }
     }
 
@@ -311,6 +349,45 @@ impl Node {
         disk::describe_last_entry(&self.disk)
             .map(|(index, term)| (index.0, term.0))
             .map_err(NodeError::Describe)
+    }
+}
+
+/// Looks at the cluster through a running node.
+#[derive(Clone, Debug)]
+pub struct ViewSource {
+    outbox: Outbox,
+}
+
+impl ViewSource {
+    /// The cluster as the node knows it now.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Failed`] when the node has ended.
+    pub fn look(&self) -> Result<ClusterView, NodeError> {
+        let (answer, view) = crossbeam_channel::bounded(1);
+        self.outbox.send(Completion::Consult(answer));
+        view.recv().map_err(|_| NodeError::Failed("the node has ended".to_owned()))
+    }
+}
+
+/// A handover under way.
+#[derive(Debug)]
+pub struct PendingHandover {
+    result: Receiver<Result<(), String>>,
+}
+
+impl PendingHandover {
+    /// Waits for its end, which comes in bounded time.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Handover`] says what could not be handed over and why.
+    pub fn wait(self) -> Result<(), NodeError> {
+        match self.result.recv() {
+            Ok(result) => result.map_err(NodeError::Handover),
+            Err(_) => Err(NodeError::Handover("the node was stopped meanwhile".to_owned())),
+        }
     }
 }
 

@@ -208,6 +208,7 @@ pub struct LiveOptions {
     busy_timeout_ms: AtomicI64,
     target_voters: AtomicI32,
     target_standbys: AtomicI32,
+    role_management: AtomicBool,
     pool_thread_count: AtomicU32,
     auto_recovery: AtomicBool,
     snapshot_compression: AtomicBool,
@@ -221,6 +222,7 @@ impl Default for LiveOptions {
             busy_timeout_ms: AtomicI64::new(BUSY_TIMEOUT_UNSET),
             target_voters: AtomicI32::new(3),
             target_standbys: AtomicI32::new(0),
+            role_management: AtomicBool::new(false),
             pool_thread_count: AtomicU32::new(4),
             auto_recovery: AtomicBool::new(true),
             snapshot_compression: AtomicBool::new(true),
@@ -259,6 +261,10 @@ impl LiveOptions {
     live! {
         /// Stand-bys that role management aims at; zero and less mean none.
         target_standbys, set_target_standbys, i32
+    }
+    live! {
+        /// Whether this node, when it leads, gives members the roles that the targets call for.
+        role_management, set_role_management, bool
     }
     live! {
         /// Threads for reading statements, as asked for; whoever starts the threads bounds it. Read at start.
@@ -309,6 +315,7 @@ mod tests {
         assert_eq!(live.weight(), 0);
         assert_eq!(live.target_voters(), 3);
         assert_eq!(live.target_standbys(), 0);
+        assert!(!live.role_management());
         assert_eq!(live.pool_thread_count(), 4);
         assert!(live.auto_recovery());
         assert!(live.snapshot_compression());

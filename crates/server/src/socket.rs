@@ -21,18 +21,20 @@ const GATHER_LEN: usize = 64 * 1024;
 /// What one socket may send in one turn of the loop before others get their share.
 const FLUSH_BUDGET: usize = 4 * 1024 * 1024;
 
-/// Silence after which TCP asks whether the other side still lives, and how often it asks again.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+/// Silence after which TCP asks whether the other side still lives, and how often it asks again. A client that is gone
+/// may hold a transaction that others wait for.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(3);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// How long sent bytes may stay unacknowledged before the connection counts as dead.
-pub(crate) const CLIENT_USER_TIMEOUT_MS: u32 = 30_000;
+/// How long sent bytes, or questions whether it lives, may stay unacknowledged before a connection counts as dead. With
+/// the silence before the first question that makes eleven seconds.
+pub(crate) const CLIENT_USER_TIMEOUT_MS: u32 = 10_000;
 /// The same for a client whose receive window is closed: it may be alive and merely take its time over our rows. The
 /// kernel cannot tell the two apart (it counts window probes in the same way), so patience must be longer here.
 pub(crate) const SLOW_READER_USER_TIMEOUT_MS: u32 = 600_000;
 /// The same for a peer: raft messages are small and frequent, and a fresh connection is cheap.
-pub(crate) const PEER_USER_TIMEOUT_MS: u32 = 15_000;
+pub(crate) const PEER_USER_TIMEOUT_MS: u32 = 10_000;
 
 /// A connected stream socket, nonblocking and close-on-exec.
 #[derive(Debug)]
@@ -57,7 +59,7 @@ impl Socket {
         Ok(Self { fd, is_tcp })
     }
 
-    /// No Nagle delays, and dead peers are noticed within tens of seconds. Unix sockets need neither.
+    /// No Nagle delays, and dead peers are noticed within ten seconds or so. Unix sockets need neither.
     ///
     /// A kernel that refuses one of the options still gives a usable socket, so errors are not reported.
     pub(crate) fn tune(&self, user_timeout_ms: u32) {

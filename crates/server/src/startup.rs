@@ -14,13 +14,14 @@ use wire_protocol::NodeId;
 use crate::address::BoundSocket;
 use crate::assembly;
 use crate::connector::Connect;
-use crate::dialer::Dialer;
+use crate::dialer::{Dialer, Purpose};
 use crate::disk_thread::DiskThread;
 use crate::event_loop::{EventLoop, Parts, new_poll};
 use crate::executor::{Executor, SqliteThread};
 use crate::listener::Listener;
 use crate::node::NodeError;
 use crate::options::NodeOptions;
+use crate::peer_client::PeerClients;
 use crate::snapshot_thread::SnapshotThread;
 use crate::transport::Transport;
 use crate::wake::Outbox;
@@ -85,7 +86,9 @@ impl Plan<'_> {
         let (poll, notifier) = new_poll(&listener).map_err(NodeError::Thread)?;
         let registry = poll.registry().try_clone().map_err(NodeError::Thread)?;
         let (outbox, completions) = Outbox::new(notifier.clone());
-        let dialer = Dialer::new(Arc::clone(&self.connect), outbox.clone());
+        let dialer = Dialer::new(Arc::clone(&self.connect), outbox.clone(), Purpose::Questions);
+        let peer_clients = PeerClients::new(dialer, registry.try_clone().map_err(NodeError::Thread)?);
+        let dialer = Dialer::new(Arc::clone(&self.connect), outbox.clone(), Purpose::Raft);
         let transport = Transport::new(self.id, self.address.to_owned(), dialer, registry);
         let executor = Executor::start(&sqlite, live, &outbox).map_err(NodeError::Thread)?;
         let snapshots = match SnapshotThread::start(self.disk.clone(), Arc::clone(live), outbox.clone()) {
@@ -113,6 +116,7 @@ impl Plan<'_> {
             sqlite,
             listener,
             transport,
+            peer_clients,
             executor,
             disk,
             snapshots,

@@ -188,7 +188,7 @@ impl Transport {
 
     /// A connect function returned.
     pub(crate) fn dialled(&mut self, dialled: Dialled, tokens: &mut Tokens, now_ms: u64) {
-        let Dialled { peer: id, attempt, result } = dialled;
+        let Dialled { peer: id, attempt, result, .. } = dialled;
         self.dialer.finished(attempt);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if !matches!(peer.link, Link::Dialling(current) if current == attempt) {
@@ -487,6 +487,7 @@ mod tests {
 
     use super::*;
     use crate::connector::Connect;
+    use crate::dialer::Purpose;
     use crate::wake::Completion;
     use crate::wake::tests::outbox;
 
@@ -519,7 +520,7 @@ mod tests {
         fn new() -> Self {
             let (poll, outbox, completions) = outbox();
             let connect = Arc::new(Scripted::default());
-            let dialer = Dialer::new(Arc::<Scripted>::clone(&connect), outbox);
+            let dialer = Dialer::new(Arc::<Scripted>::clone(&connect), outbox, Purpose::Raft);
             let registry = poll.registry().try_clone().unwrap();
             let transport = Transport::new(NodeId(1), "1".to_owned(), dialer, registry);
             Self { transport, connect, completions, tokens: Tokens::new(), _poll: poll }

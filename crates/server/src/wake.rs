@@ -7,12 +7,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Registry, Token, Waker};
+use wire_protocol::{Configuration, NodeId};
 
 use crate::core::{DiskDone, SnapshotDone, SqlDone};
 use crate::dialer::Dialled;
 
 /// Completions that may wait for the loop; a thread with one more waits itself.
 const MAX_COMPLETIONS: usize = 4096;
+
+/// The cluster as a node knows it.
+#[derive(Clone, Debug)]
+pub struct ClusterView {
+    /// Who leads, if that is known.
+    pub leader: Option<(NodeId, String)>,
+    /// The members; a spare may know less than all.
+    pub configuration: Configuration,
+}
 
 /// Something another thread has finished.
 #[derive(Debug)]
@@ -27,6 +37,10 @@ pub(crate) enum Completion {
     Dialled(Dialled),
     /// A job panicked: the node cannot go on.
     Panicked(String),
+    /// The host wants leadership and vote to go to others, and waits for the outcome.
+    Handover(Sender<Result<(), String>>),
+    /// The host wants to know who leads and who is a member, as this node knows it.
+    Consult(Sender<ClusterView>),
     /// The host wants the node to stop.
     Stop,
 }

@@ -4,12 +4,17 @@
 
 mod common;
 
+use common::alone::Alone;
 use common::raw::{RawClient, exec_sql, query_sql};
 use common::{TestNode, eventually, leader_of, position, start_three_with, wait_equal};
+use raft_glue::disk::MemoryDisk;
+use raft_glue::{LogIndex, Term};
 use server::client::Client;
+use server::core::Input;
 use server::options::TrailingStrategy;
 use server::{Node, NodeId};
-use wire_protocol::{Request, Response, Value};
+use wire_protocol::rpc::{AppendEntries, Message};
+use wire_protocol::{Params, Request, Response, Value};
 
 /// Elections after 1.5 to 3 s, so that a busy machine does not hold any.
 fn patient(node: &mut Node) {
@@ -135,4 +140,39 @@ fn sessions_end_with_the_leadership_and_others_begin_with_the_next() {
     assert_eq!(session.failure(), (1, "no such table: gone".to_owned()));
     let rows = session.call(&query_sql("SELECT count(*) FROM other"));
     assert!(matches!(rows, Response::Rows(rows) if rows.rows == [[Value::Integer(0)]]));
+}
+
+#[test]
+fn a_write_that_reached_the_log_before_its_job_came_back_is_not_called_refused() {
+    // Simulator seeds 120 and 164: "not leader" means that nothing was written, and a client that believes it writes twice.
+    for (sql, expected) in [("INSERT INTO t VALUES (1)", 10506), ("SELECT count(*) FROM t", 10250)] {
+        let mut alone = Alone::start(MemoryDisk::new(1), None);
+        alone.open("test");
+        alone.exec("CREATE TABLE t (n INTEGER)").unwrap();
+        let prepare =
+            Request::Prepare { database: 0, sql: sql.into(), schema: wire_protocol::PrepareSchema::V0 };
+        alone.request(&prepare);
+        let Some(Response::Statement { statement, .. }) = alone.answer() else { panic!("not prepared") };
+        alone.holds_jobs = true;
+        let params = Params::default();
+        alone.request(&match expected {
+            10506 => Request::Exec { database: 0, statement, params },
+            _ => Request::Query { database: 0, statement, params },
+        });
+        assert!(alone.answer().is_none());
+        let entries = AppendEntries {
+            term: Term(99),
+            prev_log_index: LogIndex(0),
+            prev_log_term: Term(0),
+            leader_commit: LogIndex(0),
+            entries: Vec::new(),
+        };
+        let message = Message::AppendEntries(entries);
+        alone.feed(Input::PeerMessage { from: NodeId(2), address: "2".to_owned(), message });
+        alone.release_jobs();
+        match alone.answer() {
+            Some(Response::Failure { code, .. }) => assert_eq!(code, expected, "{sql}"),
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
 }

@@ -115,7 +115,7 @@ impl Drop for Small {
 #[test]
 fn a_node_on_a_full_file_system_recovers_by_itself() {
     let Some(small) = Small::mount("40m") else {
-        println!("SKIPPED: no file system can be mounted here: a full disk is tried in memory only");
+        common::skip("no file system can be mounted here: a full disk is tried in memory only");
         return;
     };
     let directory = small.0.path().join("node");

@@ -48,7 +48,7 @@ impl World {
             self.run_until(self.now_us + LOOK_US)?;
             let all = self.clients.iter().zip(&before).all(|(client, before)| client.committed > *before);
             let up = self.machines.iter().all(|machine| machine.process.is_some() && !machine.ruined);
-            if all && up && !self.has_errand(count) {
+            if all && up && !self.has_errand(count) && self.targets_are_met() {
                 return Ok(());
             }
         }
@@ -68,6 +68,7 @@ impl World {
 
     /// Clients end; nodes become equal.
     pub(crate) fn settle(&mut self) -> Result<(), Violation> {
+        self.check_handovers()?;
         self.phase = Phase::Settling;
         self.retire(self.scenario.clients);
         let until_us = self.now_us + SETTLE_US;

@@ -4,6 +4,7 @@
 //! SQLite on [`vfs::Vfs`]. Time, network, disks and clients are simulated on one thread, and everything that is a matter
 //! of chance is drawn from one number, the seed.
 
+mod archive;
 mod client;
 mod clock;
 mod drive;
@@ -18,6 +19,7 @@ mod network;
 mod node;
 mod oracle;
 mod random;
+mod roles;
 mod scenario;
 mod sockets;
 mod stats;

@@ -9,6 +9,7 @@ use server::snapshot_work;
 use wire_protocol::rpc::{self, RpcDecoder, RpcLimits};
 use wire_protocol::{Configuration, Role, Server};
 
+use crate::archive::Archive;
 use crate::network::{Parcel, Sent, redial_us};
 use crate::node::{Sql, StartError};
 use crate::oracle::Violation;
@@ -22,16 +23,25 @@ const NO_SPACE_RETRY_US: u64 = 500 * MILLISECOND;
 const TURN_US: u64 = 40;
 
 impl World {
-    /// All nodes begin as voters of one cluster.
-    pub(crate) fn found_cluster(&self) {
+    /// All nodes begin as voters of one cluster, some with what C dqlite left.
+    pub(crate) fn found_cluster(&mut self) {
         let servers = self
             .machines
             .iter()
             .map(|machine| Server { id: machine.id, address: machine.address.clone(), role: Role::Voter })
             .collect();
         let configuration = Configuration { servers };
+        let archive = self.scenario.archive.map(Archive::unpack);
+        if let Some(archive) = &archive {
+            self.stats.count("cluster began with a directory of C");
+            self.note_world("begins", [0, 0], || archive.name.to_owned());
+        }
         for machine in &self.machines {
-            disk::bootstrap(&machine.disk, &configuration).expect("an empty disk without faults takes it");
+            match &archive {
+                Some(archive) => archive.fill(&machine.disk, &configuration),
+                None => disk::bootstrap(&machine.disk, &configuration)
+                    .expect("an empty disk without faults takes it"),
+            }
         }
     }
 
@@ -129,7 +139,12 @@ impl World {
         }
         process.surroundings.set_now_us(now_us);
         let now_ms = process.clock.now_ms(now_us);
-        for input in std::mem::take(&mut process.inputs) {
+        let inputs = std::mem::take(&mut process.inputs);
+        for input in &inputs {
+            self.note_heard(node, input);
+        }
+        let Some(process) = self.machines[node].process.as_mut() else { return Ok(()) };
+        for input in inputs {
             process.core.handle(input, now_ms);
         }
         let due = process.core.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms);
@@ -146,6 +161,7 @@ impl World {
             self.perform(node, output)?;
         }
         self.observe(node)?;
+        self.check_roles(node)?;
         self.plan_next_turn(node);
         Ok(())
     }
@@ -182,6 +198,10 @@ impl World {
                 self.plan(wait_us, Event::Snapshot { node, epoch });
             }
             Output::Transmit { to, address, message } => self.transmit(node, to, &address, &message),
+            Output::AskPeer { ask, to, address, request, timeout_ms } => {
+                self.ask_peer(node, ask, (to, &address), request, timeout_ms);
+            }
+            Output::HandoverDone { handover, result } => self.handed_over(node, handover, &result),
             Output::Stopped => {}
             Output::Failed(reason) => self.node_failed(node, &reason)?,
         }

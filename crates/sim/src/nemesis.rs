@@ -87,6 +87,7 @@ impl World {
                 self.plan_at(until_us, Event::Space { node });
             }
             Nemesis::BitRot => self.rot(node),
+            Nemesis::Handover => self.hand_over(node),
             Nemesis::Transfer => self.want(Errand::Transfer(node)),
             Nemesis::Assign => {
                 let role = *self.random.pick(&[Role::Voter, Role::Voter, Role::StandBy, Role::Spare]);
@@ -243,6 +244,7 @@ fn name(nemesis: Nemesis) -> &'static str {
         Nemesis::FailedSync => "failed sync",
         Nemesis::NoSpace => "disk full",
         Nemesis::BitRot => "bit rot",
+        Nemesis::Handover => "handover asked for",
         Nemesis::Transfer => "leadership transfer",
         Nemesis::Assign => "role change",
         Nemesis::Replace => "member replaced",

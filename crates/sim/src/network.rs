@@ -8,7 +8,7 @@ use crate::random::Random;
 use crate::scenario::{MILLISECOND, SECOND};
 
 /// A stream that got nothing through for this long breaks.
-const USER_TIMEOUT_US: u64 = 15 * SECOND;
+const USER_TIMEOUT_US: u64 = 10 * SECOND;
 /// Messages that wait for a node that is down: the newest ones, as the real transport keeps them.
 const KEPT_MESSAGES: usize = 3;
 /// Messages that wait on a cut stream.
@@ -67,6 +67,11 @@ impl Network {
     /// The link from one node to another, by index.
     pub(crate) fn link(&mut self, from: usize, to: usize) -> &mut Link {
         &mut self.links[from * self.size + to]
+    }
+
+    /// Whether nothing cuts the way from one node to another.
+    pub(crate) fn is_open(&self, from: usize, to: usize) -> bool {
+        self.links[from * self.size + to].cuts == 0
     }
 
     /// How long a message of this size is on its way.

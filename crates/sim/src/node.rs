@@ -234,6 +234,11 @@ fn node_options(scenario: &Scenario) -> NodeOptions {
         .expect("as many entries trail as trigger a snapshot");
     options.live().set_auto_recovery(scenario.auto_recovery);
     options.live().set_snapshot_compression(scenario.compression);
+    if let Some((voters, stand_bys)) = scenario.role_targets {
+        options.live().set_target_voters(voters);
+        options.live().set_target_standbys(stand_bys);
+        options.live().set_role_management(true);
+    }
     if let Some(timeout_ms) = scenario.busy_timeout_ms {
         options.live().set_busy_timeout_ms(timeout_ms);
     }

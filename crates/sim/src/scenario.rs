@@ -3,6 +3,7 @@
 //! Swarm testing: each seed has a random subset of the faults and of the workloads, since one that is always there hides
 //! what needs its absence.
 
+use crate::archive;
 use crate::random::Random;
 
 /// One second in microseconds, the unit of simulated time.
@@ -70,6 +71,8 @@ pub enum Nemesis {
     Assign,
     /// A member is removed, its disk is emptied, and it is added again.
     Replace,
+    /// The host of a node wants it to hand over.
+    Handover,
 }
 
 /// All of them.
@@ -154,6 +157,8 @@ pub struct Scenario {
     pub duration_us: u64,
     /// Number of nodes.
     pub nodes: usize,
+    /// Number of the directory of C dqlite that the cluster begins with, if it does not begin with nothing.
+    pub archive: Option<u64>,
     /// Number of clients.
     pub clients: usize,
     /// Mean pause of a client between two transactions, microseconds.
@@ -190,6 +195,8 @@ pub struct Scenario {
     pub interrupts: u32,
     /// Parts per million of jobs whose thread is not scheduled for a while, before or after its work.
     pub preemption: u32,
+    /// How many voters and stand-bys role management aims at, if it is on.
+    pub role_targets: Option<(i32, i32)>,
     /// Faults of messages.
     pub messages: MessageFaults,
     /// Faults of the world and the mean time between two of a kind, microseconds.
@@ -206,8 +213,11 @@ impl Scenario {
         let nodes = *random.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4, 5, 5]);
         let threshold = *random.pick(&[8, 16, 32, 64, 128, 256, 1024]);
         let trailing = threshold.max(*random.pick(&[4, 8, 32, 128, 1024]));
+        // Of its own, so that all else is as it would be without.
+        let mut archives = Random::new(seed ^ 0xa5c4_1c0e);
         let messages = draw_message_faults(&mut random);
-        let nemeses = draw_nemeses(&mut random);
+        let mut nemeses = draw_nemeses(&mut random);
+        let role_targets = draw_roles(&mut Random::new(seed ^ 0x0b5e_55ed), nodes, &mut nemeses);
         let mut workloads = Vec::new();
         for workload in WORKLOADS {
             if random.percent(50) {
@@ -221,6 +231,7 @@ impl Scenario {
             seed,
             duration_us,
             nodes,
+            archive: archives.percent(12).then(|| archives.below(archive::COUNT)),
             clients: *random.pick(&[2, 3, 4, 5, 6, 8]),
             think_us: *random.pick(&[100, 300, 500, 1000, 2000]) * MILLISECOND,
             latency_us: *random.pick(&[100, 200, 500, 1000, 5000, 20_000]),
@@ -239,6 +250,7 @@ impl Scenario {
             client_quits: *random.pick(&[0, 0, 1000, 10_000, 50_000]),
             interrupts: *random.pick(&[0, 0, 1000, 20_000]),
             preemption: *random.pick(&[0, 0, 1000, 10_000, 50_000]),
+            role_targets,
             messages,
             nemeses,
             workloads,
@@ -250,6 +262,24 @@ impl Scenario {
     pub(crate) fn has(&self, nemesis: Nemesis) -> bool {
         self.nemeses.iter().any(|(other, _)| *other == nemesis)
     }
+}
+
+/// Role management for a share of the seeds, and hosts that hand over for another. Drawn apart, so that all else is as it
+/// would be without.
+fn draw_roles(random: &mut Random, nodes: usize, nemeses: &mut Vec<(Nemesis, u64)>) -> Option<(i32, i32)> {
+    let managed = random.percent(25);
+    let handed_over = random.percent(20);
+    let voters = *random.pick(&[1, 2, 3, 3, 3, 5]);
+    let stand_bys = *random.pick(&[0, 0, 1, 2]);
+    let mean_s = *random.pick(&[8, 15, 30, 60]);
+    // See below: who is a voter must not change meanwhile.
+    if nodes == 1 || nemeses.iter().any(|(nemesis, _)| *nemesis == Nemesis::BitRot) {
+        return None;
+    }
+    if handed_over {
+        nemeses.push((Nemesis::Handover, mean_s * SECOND));
+    }
+    managed.then_some((voters, stand_bys))
 }
 
 fn draw_message_faults(random: &mut Random) -> MessageFaults {

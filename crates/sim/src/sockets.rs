@@ -10,7 +10,7 @@ use crate::scenario::{MILLISECOND, SECOND};
 use crate::world::{Event, World};
 
 /// When a node notices that a client is gone without a word, as in the real event loop.
-const USER_TIMEOUT_US: u64 = 30 * SECOND;
+const USER_TIMEOUT_US: u64 = 11 * SECOND;
 
 /// A socket between a client and a node.
 #[derive(Debug)]
@@ -139,6 +139,9 @@ impl World {
 
     /// A node sends bytes to a client.
     pub(crate) fn reply(&mut self, number: u64, bytes: Bytes) {
+        if self.answer_sent(number, &bytes) {
+            return;
+        }
         let latency = self.network.latency(bytes.len(), &mut self.random);
         let now_us = self.now_us;
         let Some(socket) = self.sockets.get_mut(&number) else { return };

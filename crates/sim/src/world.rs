@@ -14,6 +14,7 @@ use crate::network::{Network, Parcel};
 use crate::node::Machine;
 use crate::oracle::{Oracle, Violation};
 use crate::random::Random;
+use crate::roles::Roles;
 use crate::scenario::{Nemesis, SECOND, Scenario};
 use crate::sockets::Socket;
 use crate::stats::Stats;
@@ -66,6 +67,17 @@ pub(crate) enum Event {
     MendClients { node: usize },
     /// A disk has space again.
     Space { node: usize },
+    /// A question of a node arrives at another one.
+    Question { socket: u64, request: wire_protocol::Request },
+    /// An answer arrives, or the news that there is none.
+    Answer {
+        node: usize,
+        epoch: u64,
+        ask: server::core::AskId,
+        result: Result<wire_protocol::Response, String>,
+    },
+    /// An answer should have come by now.
+    AnswerOverdue { socket: u64 },
 }
 
 struct Planned {
@@ -118,6 +130,7 @@ pub struct World {
     pub(crate) network: Network,
     pub(crate) sockets: BTreeMap<u64, Socket>,
     pub(crate) next_socket: u64,
+    pub(crate) roles: Roles,
     /// Id of the next node that replaces another.
     pub(crate) next_id: u64,
     pub(crate) cut_from_clients: Vec<u32>,
@@ -171,6 +184,7 @@ impl World {
             network: Network::new(scenario.nodes, scenario.latency_us),
             sockets: BTreeMap::new(),
             next_socket: 1,
+            roles: Roles::default(),
             next_id: scenario.nodes as u64 + 1,
             cut_from_clients: vec![0; scenario.nodes],
             clients: (0..scenario.clients).map(|_| Client::default()).collect(),
@@ -282,6 +296,11 @@ impl World {
             Event::Mend { links } => self.mend(&links),
             Event::MendClients { node } => self.cut_from_clients[node] -= 1,
             Event::Space { node } => self.space_returns(node),
+            Event::Question { socket, request } => self.question_arrives(socket, &request),
+            Event::Answer { node, epoch, ask, result } => {
+                self.feed(node, epoch, server::core::Input::PeerAnswered { ask, result });
+            }
+            Event::AnswerOverdue { socket } => self.answer_overdue(socket),
         }
         Ok(())
     }

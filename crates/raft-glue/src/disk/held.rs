@@ -72,7 +72,10 @@ impl<D: Disk> Disk for Held<D> {
     }
 
     fn open_read(&self, name: &str) -> io::Result<Self::File> {
-        self.files.get(name).map(|file| HeldFile(Arc::clone(file))).ok_or(io::ErrorKind::NotFound.into())
+        self.files
+            .get(name)
+            .map(|file| HeldFile(Arc::clone(file)))
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     fn rename(&self, _from: &str, _to: &str) -> io::Result<()> {

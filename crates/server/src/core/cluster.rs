@@ -86,8 +86,11 @@ impl Core {
     }
 
     fn change(&mut self, client: ClientId, change: Change, now_ms: u64) {
-        let request = RequestId(self.next_request);
-        self.next_request += 1;
+        let request = self.new_request();
+        let assigned = match &change {
+            Change::Assign(id, _) => Some(*id),
+            _ => None,
+        };
         let accepted = match change {
             Change::Add(id, address) => self.replica.add(request, id, address),
             Change::Assign(id, role) => self.replica.assign(request, id, role),
@@ -97,6 +100,9 @@ impl Core {
         match accepted {
             Ok(()) => {
                 self.cluster_requests.insert(request, client);
+                if let Some(id) = assigned {
+                    self.client_assigns(id, now_ms);
+                }
                 if let Some(state) = self.clients.get_mut(&client) {
                     state.request = RequestState::Cluster;
                 }
@@ -113,6 +119,10 @@ impl Core {
         now_ms: u64,
     ) {
         self.enforce_veto();
+        if self.role_changed(request, &result, now_ms) || self.handover_request_done(request, &result, now_ms)
+        {
+            return;
+        }
         let Some(client) = self.cluster_requests.remove(&request) else { return };
         if !matches!(self.clients.get(&client).map(|state| &state.request), Some(RequestState::Cluster)) {
             return;

@@ -41,6 +41,8 @@ pub(super) struct DatabaseState {
     pub(super) generation: u64,
     /// The generation that the last loss of leadership ended, and what `proposed` was then.
     pub(super) ended: Option<(u64, Position)>,
+    /// When the WAL is to start again.
+    drain: Drain,
     /// Sessions that were opened and not yet closed.
     pub(super) sessions: usize,
 }
@@ -56,6 +58,7 @@ impl DatabaseState {
             proposed: Position::default(),
             generation,
             ended: None,
+            drain: Drain::default(),
             sessions: 0,
         }
     }
@@ -78,9 +81,39 @@ impl DatabaseState {
     }
 
     /// Whether one more writer may run ahead of the log.
-    pub(super) fn window_has_room(&self) -> bool {
-        self.database.speculative_len() < limits::MAX_SPECULATIVE_TRANSACTIONS
+    pub(super) fn window_has_room(&mut self) -> bool {
+        let ahead = self.database.speculative_len();
+        ahead < limits::MAX_SPECULATIVE_TRANSACTIONS
             && self.database.speculative_bytes() < limits::MAX_SPECULATIVE_BYTES
+            && !self.drain.is_due(self.database.wal_frames(), ahead)
+    }
+}
+
+/// When the window is to run empty so that the WAL can start again. A reader may keep it from that; then it is tried again
+/// as many frames later.
+#[derive(Debug)]
+pub(super) struct Drain {
+    at_frames: u32,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { at_frames: limits::MAX_WAL_FRAMES }
+    }
+}
+
+impl Drain {
+    /// Whether writers have to wait, with so many frames in the WAL and so many transactions ahead of the log.
+    fn is_due(&mut self, frames: u32, ahead: usize) -> bool {
+        if frames < limits::MAX_WAL_FRAMES {
+            self.at_frames = limits::MAX_WAL_FRAMES;
+        } else if frames >= self.at_frames {
+            if ahead > 0 {
+                return true;
+            }
+            self.at_frames = frames.saturating_add(limits::MAX_WAL_FRAMES);
+        }
+        false
     }
 }
 
@@ -147,5 +180,27 @@ impl Databases {
     /// The nearest deadline of any writer that waits.
     pub(super) fn next_deadline_ms(&self) -> Option<u64> {
         self.states.values().filter_map(|state| state.lane.next_deadline_ms()).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_runs_empty_once_in_so_many_frames() {
+        const LIMIT: u32 = limits::MAX_WAL_FRAMES;
+        let mut drain = Drain::default();
+        assert!(!drain.is_due(LIMIT - 1, 100));
+        assert!(drain.is_due(LIMIT, 100));
+        assert!(drain.is_due(LIMIT + 7, 1));
+        // Empty, but a reader was in the way of a restart: writers go on.
+        assert!(!drain.is_due(LIMIT + 7, 0));
+        assert!(!drain.is_due(LIMIT + 8, 1));
+        assert!(!drain.is_due(2 * LIMIT + 6, 100));
+        assert!(drain.is_due(2 * LIMIT + 7, 100));
+        // Started again.
+        assert!(!drain.is_due(3, 5));
+        assert!(drain.is_due(LIMIT, 5));
     }
 }

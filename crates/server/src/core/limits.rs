@@ -32,6 +32,10 @@ pub const MAX_SPECULATIVE_TRANSACTIONS: usize = 1024;
 /// Bytes of such transactions.
 pub const MAX_SPECULATIVE_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Frames of a WAL, 4 GiB of pages, after which writers pause until everything is committed, once, so that it can start
+/// again. Frame numbers end at 2^32, and a cluster under constant load has no such moment by itself.
+pub const MAX_WAL_FRAMES: u32 = 1 << 20;
+
 /// Page bytes of captured transactions that are merged into one log entry. One transaction may be larger.
 pub const MAX_MERGED_LEN: usize = 1024 * 1024;
 

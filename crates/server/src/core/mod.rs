@@ -8,16 +8,20 @@
 //! computed from is committed; after leadership is lost nothing of the old generation is proposed or answered.
 
 mod apply;
+mod ask;
 mod cancel;
 mod client;
 mod cluster;
 mod database;
 mod dump;
 mod gateway;
+pub mod handover;
 mod job;
 mod lane;
 mod leader;
 pub mod limits;
+pub mod role_manager;
+pub mod roles;
 mod rows;
 mod session;
 mod space;
@@ -31,15 +35,19 @@ use bytes::Bytes;
 use raft_glue::disk::Space;
 use raft_glue::{NodeId, Output as ReplicaOutput, Persist, Replica, RequestId, SnapshotMetadata};
 use vfs::{DatabaseSnapshot, Veto, Vfs};
-use wire_protocol::{Frame, Protocol, rpc};
+use wire_protocol::{Frame, Protocol, Request, Response, rpc};
 
 use crate::options::LiveOptions;
+use ask::Asker;
 use client::{Client, RequestState};
 use database::Databases;
+use handover::Handover;
 use leader::Proposals;
+use role_manager::RoleManager;
 
 pub use apply::restore_payload;
 pub(crate) use apply::transaction_of;
+pub use ask::AskId;
 pub use job::{JobClass, SqlDone, SqlJob};
 
 /// Identity of a client socket; never reused.
@@ -123,6 +131,18 @@ pub enum Input {
     DiskDone(DiskDone),
     /// The snapshot thread finished a job.
     SnapshotDone(SnapshotDone),
+    /// Another node has answered a question, or has not, for this reason.
+    PeerAnswered {
+        /// Which question.
+        ask: AskId,
+        /// The answer, a FAILURE included.
+        result: Result<Response, String>,
+    },
+    /// The host wants leadership and vote to go to others; [`Output::HandoverDone`] follows.
+    Handover {
+        /// Name of the request, chosen by the caller.
+        handover: u64,
+    },
     /// Time has passed.
     Tick,
     /// Close everything; [`Output::Stopped`] follows when no job is out any more.
@@ -177,6 +197,26 @@ pub enum Output {
         address: String,
         /// What.
         message: rpc::Message,
+    },
+    /// Ask another node something, over the client protocol; [`Input::PeerAnswered`] follows in any case.
+    AskPeer {
+        /// Name of the question.
+        ask: AskId,
+        /// Whom.
+        to: NodeId,
+        /// Its address in the configuration.
+        address: String,
+        /// What.
+        request: Request,
+        /// How long the answer may take, connecting included.
+        timeout_ms: u64,
+    },
+    /// Answer to [`Input::Handover`].
+    HandoverDone {
+        /// Which.
+        handover: u64,
+        /// Why it was not done, or not all of it.
+        result: Result<(), String>,
     },
     /// Answer to [`Input::Stop`].
     Stopped,
@@ -261,6 +301,11 @@ pub struct Core {
     /// Clients in [`RequestState::Barrier`], in order of arrival.
     barrier: VecDeque<ClientId>,
     cluster_requests: BTreeMap<RequestId, ClientId>,
+    roles: RoleManager,
+    handover: Option<Handover>,
+    /// Questions that are not answered yet.
+    asks: BTreeMap<AskId, Asker>,
+    next_ask: u64,
     /// Time of the newest input or poll.
     now_ms: u64,
     next_request: u64,
@@ -293,6 +338,10 @@ impl Core {
             proposals: Proposals::default(),
             barrier: VecDeque::new(),
             cluster_requests: BTreeMap::new(),
+            roles: RoleManager::default(),
+            handover: None,
+            asks: BTreeMap::new(),
+            next_ask: 1,
             now_ms: 0,
             next_request: 1,
             next_gated: 0,
@@ -327,6 +376,8 @@ impl Core {
             Input::SqlDone(done) => self.sql_done(done, now_ms),
             Input::DiskDone(done) => self.disk_done(done, now_ms),
             Input::SnapshotDone(done) => self.snapshot_done(done),
+            Input::PeerAnswered { ask, result } => self.peer_answered(ask, result, now_ms),
+            Input::Handover { handover } => self.begin_handover(handover, now_ms),
             Input::Tick => self.tick(now_ms),
             Input::Stop => self.stop(now_ms),
         }
@@ -353,7 +404,9 @@ impl Core {
     /// When [`Input::Tick`] is wanted besides the regular ticks.
     #[must_use]
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.databases.next_deadline_ms()
+        let deadlines =
+            [self.databases.next_deadline_ms(), self.roles_deadline_ms(), self.handover_deadline_ms()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Regular interval of [`Input::Tick`], milliseconds.
@@ -456,6 +509,15 @@ impl Core {
         self.replica.handle_tick(now_ms);
         self.expire_writers(now_ms);
         self.cancel_jobs_of_departed(now_ms);
+        self.manage_roles(now_ms);
+        self.continue_handover(now_ms);
+    }
+
+    /// A name for a request to the replica.
+    fn new_request(&mut self) -> RequestId {
+        let request = RequestId(self.next_request);
+        self.next_request += 1;
+        request
     }
 
     /// Latches: the node refuses everything from here on, but stays up to be inspected.
@@ -471,6 +533,7 @@ impl Core {
 
     fn stop(&mut self, now_ms: u64) {
         self.stopping = true;
+        self.continue_handover(now_ms);
         let clients: Vec<ClientId> = self.clients.keys().copied().collect();
         for client in clients {
             self.outputs.push_back(Output::CloseClient { client });
@@ -492,7 +555,7 @@ impl Core {
     /// FAILURE.
     fn refuse(&mut self, client: ClientId, code: u64, message: &str, now_ms: u64) {
         let message = Bytes::copy_from_slice(message.as_bytes());
-        let reply = session::encode(&wire_protocol::Response::Failure { code, message });
+        let reply = session::encode(&Response::Failure { code, message });
         self.respond(client, reply, now_ms);
     }
 }

@@ -28,6 +28,9 @@ pub(crate) struct Alone {
     /// The log found no space for something.
     pub(crate) waits: bool,
     pub(crate) snapshots: usize,
+    /// Jobs run, but the core does not hear of it until they are released.
+    pub(crate) holds_jobs: bool,
+    held: Vec<Input>,
 }
 
 impl Alone {
@@ -53,6 +56,8 @@ impl Alone {
             now_ms: 0,
             waits: false,
             snapshots: 0,
+            holds_jobs: false,
+            held: Vec::new(),
         };
         alone.settle();
         alone.feed(Input::ClientOpened { client: CLIENT, protocol: Protocol::Current });
@@ -70,6 +75,7 @@ impl Alone {
             while let Some(output) = core.poll_output(self.now_ms) {
                 match output {
                     Output::Reply { bytes, .. } => self.replies.extend_from_slice(&bytes),
+                    Output::Sql(job) if self.holds_jobs => self.held.push(Input::SqlDone(job.run())),
                     Output::Sql(job) => self.inputs.push_back(Input::SqlDone(job.run())),
                     Output::Disk(job) => self.worker.push(LogJob::Answered(job)),
                     Output::Snapshot(job) => {
@@ -143,6 +149,13 @@ impl Alone {
             vfs: Bytes::new(),
         });
         assert!(matches!(self.answer(), Some(Response::Database { .. })));
+    }
+
+    /// Tells the core of the jobs that were held.
+    pub(crate) fn release_jobs(&mut self) {
+        self.holds_jobs = false;
+        self.inputs.extend(self.held.drain(..));
+        self.settle();
     }
 
     /// Looks for space, as the disk thread does now and then.
