@@ -122,12 +122,15 @@ impl Replica {
         let peer = self.peers.entry(from).or_default();
         peer.contact_ms = Some(now_ms);
         let credit = std::mem::take(&mut peer.heartbeat_credit);
-        if result.rejected.0 == 0 {
+        if result.rejected.0 == 0 || planted::bug!(RejectionCounts) {
             let mut message = self.message(from, MessageType::MsgAppendResponse, term);
             message.index = result.last_log_index.0.min(last);
             self.step(message);
         } else {
             self.rejection_received(from, result);
+        }
+        if planted::bug!(OneAnswerCommits) && result.rejected.0 == 0 {
+            self.raw.raft.raft_log.maybe_commit(result.last_log_index.0.min(last), term.0);
         }
         if credit && self.leading.is_some() {
             self.step(self.message(from, MessageType::MsgHeartbeatResponse, term));
@@ -156,6 +159,7 @@ impl Replica {
             self.raw.raft.send_append(from.0);
         } else if progress.state == ProgressState::Probe
             && rejected <= matched
+            && !planted::bug!(LostDataKeepsMatched)
             && rejected + 1 == progress.next_idx
         {
             // It does not have what it acknowledged: its disk was damaged, and it came back with less. Counting it for
@@ -212,7 +216,8 @@ impl Replica {
     /// and then stay without a leader.)
     fn grants_votes(&self) -> bool {
         let log = &self.raw.raft.raft_log;
-        let caught_up = self.config.no_vote_until.is_none_or(|index| log.committed >= index.0);
+        let caught_up = self.config.no_vote_until.is_none_or(|index| log.committed >= index.0)
+            || planted::bug!(VotesBeforeCaughtUp);
         caught_up && self.installing.is_none()
     }
 
@@ -304,7 +309,9 @@ impl Replica {
         });
         self.step(message);
         if self.raw.raft.raft_log.unstable_snapshot().is_some() {
-            self.membership.install(configuration.clone(), configuration_index);
+            if !planted::bug!(SnapshotConfigurationIgnored) {
+                self.membership.install(configuration.clone(), configuration_index);
+            }
             let metadata =
                 SnapshotMetadata { index: last_index, term: last_term, configuration, configuration_index };
             self.installing = Some(InstalledSnapshot { metadata, data });

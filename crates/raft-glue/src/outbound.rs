@@ -88,7 +88,7 @@ impl Replica {
     /// that, the peer would store the right entries in the wrong places.
     fn previous(&self, message: &Message, first: Option<&RaftEntry>) -> Option<(u64, u64)> {
         match first {
-            Some(first) if first.index != message.index + 1 => {
+            Some(first) if first.index != message.index + 1 && !planted::bug!(BatchedAppendNumbering) => {
                 let prev = first.index - 1;
                 Some((prev, self.raw.raft.raft_log.term(prev).ok()?))
             }

@@ -78,7 +78,7 @@ impl Replica {
             let index = LogIndex(entry.index);
             self.outputs.push_back(Output::Apply(Committed { index, entry: from_raft(&entry) }));
         }
-        self.release(0);
+        self.release(if planted::bug!(AcknowledgeBeforeDurable) { number } else { 0 });
         self.settle(Vec::new());
         true
     }

@@ -353,7 +353,8 @@ impl Replica {
     /// `state_bytes` tells the size of the state; it is asked only if the answer depends on it.
     pub fn begin_snapshot(&mut self, state_bytes: impl FnOnce() -> u64) -> Option<SnapshotMetadata> {
         let log = &self.raw.raft.raft_log;
-        let applied = log.applied;
+        let too_high = planted::bug!(SnapshotIndexTooHigh) && log.persisted > log.applied;
+        let applied = log.applied + u64::from(too_high);
         let due =
             self.snapshot_index().max(self.snapshot_attempt).saturating_add(self.config.snapshot_threshold);
         if self.halted || self.snapshot_running || self.installing.is_some() || applied < due {

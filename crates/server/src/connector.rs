@@ -74,6 +74,10 @@ impl Connect for TcpConnector {
                 Ok(UnixStream::connect_addr(&UnixAddr::from_abstract_name(name)?)?.into())
             }
             Ok(Address::Inet(inet)) => connect_inet(inet, &patience),
+            // Neither are names.
+            Err(error) if address.starts_with(['@', '[']) => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))
+            }
             Err(_) => connect_first(resolve(address, &patience)?, &patience),
         }
     }

@@ -250,7 +250,10 @@ impl World {
         }
         let ending = transaction.ending(Some(code));
         let explicit = transaction.explicit;
-        if code == NOT_LEADER || code == LEADERSHIP_LOST || self.random.percent(30) {
+        // Some keep their connection for a while, in case the leader comes back.
+        let patient = code == NOT_LEADER && !explicit && client % 4 == 3 && self.is_hostile();
+        let stays = patient && self.random.percent(80);
+        if !stays && (code == NOT_LEADER || code == LEADERSHIP_LOST || self.random.percent(30)) {
             self.leave(client, Some(ending));
             return Ok(());
         }

@@ -21,6 +21,8 @@ use crate::world::{Event, World};
 const NO_SPACE_RETRY_US: u64 = 500 * MILLISECOND;
 /// The loop turns this long after something woke it, microseconds; whatever else happens until then goes with it.
 const TURN_US: u64 = 40;
+/// The file that tells a log that it was damaged.
+const MARKER: &str = "catch-up-needed";
 
 impl World {
     /// All nodes begin as voters of one cluster, some with what C dqlite left.
@@ -197,11 +199,18 @@ impl World {
                 }
                 self.plan(wait_us, Event::Snapshot { node, epoch });
             }
-            Output::Transmit { to, address, message } => self.transmit(node, to, &address, &message),
             Output::AskPeer { ask, to, address, request, timeout_ms } => {
                 self.ask_peer(node, ask, (to, &address), request, timeout_ms);
             }
             Output::HandoverDone { handover, result } => self.handed_over(node, handover, &result),
+            Output::Transmit { to, address, message } => {
+                let Self { machines, oracle, .. } = self;
+                if let Some(process) = &machines[node].process {
+                    let commit = process.core.replica().commit_index();
+                    oracle.promises(machines[node].id, to, commit, &message)?;
+                }
+                self.transmit(node, to, &address, &message);
+            }
             Output::Stopped => {}
             Output::Failed(reason) => self.node_failed(node, &reason)?,
         }
@@ -220,11 +229,16 @@ impl World {
         }
         let (commit, applied) = (replica.commit_index(), replica.applied_index());
         oracle.commits(id, commit)?;
+        if !process.failed {
+            oracle.stands(id, applied, replica.configuration())?;
+        }
         if applied > process.observed && !process.failed {
             process.observed = applied;
             oracle.applied(id, applied, &process.vfs)?;
         }
-        if process.made_up_at.is_none() && machine.damaged.is_some_and(|index| applied.0 >= index) {
+        // As long as its log says so a node that comes back does not vote, even if it has everything again.
+        let caught_up = machine.damaged.is_some_and(|index| applied.0 >= index);
+        if caught_up && process.made_up_at.is_none() && machine.disk.content(MARKER).is_none() {
             machine.damaged = None;
         }
         if process.made_up_at.is_some_and(|index| commit >= index) {
@@ -240,7 +254,12 @@ impl World {
         if let Some(process) = self.machines[node].process.as_mut() {
             process.failed = true;
         }
-        if self.has_disk_faults() {
+        // No fault of a disk makes committed entries impossible to apply.
+        if self.has_disk_faults() && !reason.starts_with("applying") {
+            if !self.is_hostile() {
+                // The core heard late of a fault from before; its host starts it again, as `heal` does.
+                self.kill(node);
+            }
             return Ok(());
         }
         Err(Violation::new("nodes do not fail", format!("node {}: {reason}", self.machines[node].id)))

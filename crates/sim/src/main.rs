@@ -1,4 +1,7 @@
-//! `sim --seed N [--minutes M] [--trace]` runs one seed, `sim --seeds A..B [--minutes M] [--jobs J]` runs many.
+//! `sim --seed N [--minutes M] [--trace]` runs one seed, `sim --seeds A..B [--minutes M] [--jobs J]` runs many,
+//! `sim mutants` shows that bugs are found.
+
+mod mutants;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
@@ -11,7 +14,9 @@ use std::time::Instant;
 use sim::{Detail, Report, SECOND, Scenario, Stats, Violation, World};
 
 const USAGE: &str = "usage: sim --seed N [--minutes M] [--trace]
-       sim --seeds A..B [--minutes M] [--jobs J]";
+       sim --seeds A..B [--minutes M] [--jobs J]
+       sim mutants [--seeds N] [--minutes M] [--jobs J] [--only BUG]
+any of these but the last with --planted BUG in a build with --cfg planted";
 
 /// Every how many seeds one is run twice, to compare the hashes.
 const TWICE: u64 = 16;
@@ -50,6 +55,9 @@ fn parse() -> Option<Arguments> {
             "--minutes" => arguments.minutes = words.next()?.parse().ok()?,
             "--jobs" => arguments.jobs = words.next()?.parse().ok().filter(|jobs| *jobs > 0)?,
             "--trace" => arguments.trace = true,
+            "--planted" => {
+                planted::choose(planted::Bug::named(&words.next()?).filter(|_| planted::POSSIBLE)?)
+            }
             "--worker" => {
                 let part = words.next()?;
                 let (offset, distance) = part.split_once('/')?;
@@ -62,6 +70,12 @@ fn parse() -> Option<Arguments> {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).is_some_and(|word| word == "mutants") {
+        return mutants::main(std::env::args().skip(2)).unwrap_or_else(|| {
+            eprintln!("{USAGE}");
+            ExitCode::FAILURE
+        });
+    }
     let Some(arguments) = parse() else {
         eprintln!("{USAGE}");
         return ExitCode::FAILURE;

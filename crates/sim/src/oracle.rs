@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use raft_glue::{Entry, EntryKind, HardState, Loaded, LogIndex, NodeId, Persist, Term};
+use raft_glue::{Configuration, Entry, EntryKind, HardState, Loaded, LogIndex, NodeId, Persist, Term};
 use vfs::{Page, Vfs};
 
 use crate::trace::{hash_bytes, mix};
+
+mod promises;
 
 /// A check that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,10 @@ struct Record {
     issued: BTreeMap<u64, Fingerprint>,
     /// Entries that the log has called durable.
     durable: BTreeMap<u64, Fingerprint>,
+    /// Configurations in what the node gave to its disk last.
+    configurations: BTreeMap<u64, Configuration>,
+    /// It lost something, and must not vote before it knows that this is committed.
+    no_vote_until: Option<LogIndex>,
     /// Term and vote that the log has called durable.
     hard_state: HardState,
     /// Snapshot of a leader that the log has called durable.
@@ -102,12 +108,14 @@ impl Oracle {
         let record = self.records.entry(node.0).or_default();
         if let Some(snapshot) = &step.snapshot {
             record.issued.clear();
+            record.configuration_of_snapshot(&snapshot.metadata);
             record.committed = record.committed.max(snapshot.metadata.index.0);
         }
         if step.entries.is_empty() {
             return Ok(());
         }
         record.issued.split_off(&step.first_index.0);
+        record.configurations_in(step.first_index, &step.entries);
         for (index, entry) in (step.first_index.0..).zip(&step.entries) {
             let print = fingerprint(entry);
             record.issued.insert(index, print);
@@ -175,6 +183,12 @@ impl Oracle {
         record.hard_state = loaded.hard_state;
         record.snapshot = snapshot;
         record.issued.clone_from(&found);
+        record.configurations.clear();
+        if let Some(snapshot) = &loaded.snapshot {
+            record.configuration_of_snapshot(snapshot);
+        }
+        record.configurations_in(LogIndex(snapshot + 1), &loaded.entries[skipped(loaded, snapshot)..]);
+        record.no_vote_until = loaded.no_vote_until;
         record.durable = found;
         record.committed = snapshot;
         record.pages.clear();
@@ -254,7 +268,7 @@ impl Record {
         let mut hash = 0;
         for database in databases {
             database.check().map_err(|error| Violation::new("invariants of the VFS", error.to_string()))?;
-            let snapshot = database.snapshot();
+            let snapshot = database.look();
             let name = String::from_utf8_lossy(database.name().as_bytes()).into_owned();
             // A database that was opened but never written exists on the leader alone.
             if database.is_deleted() || is_untouched(&snapshot) {
@@ -278,6 +292,12 @@ impl Record {
         }
         Ok(hash)
     }
+}
+
+/// How many of the loaded entries the snapshot covers.
+fn skipped(loaded: &Loaded, snapshot: u64) -> usize {
+    let covered = (snapshot + 1).saturating_sub(loaded.first_index.0);
+    usize::try_from(covered).map_or(loaded.entries.len(), |covered| covered.min(loaded.entries.len()))
 }
 
 /// Whether this is the single page that a new database begins with.

@@ -106,7 +106,7 @@ pub enum Workload {
     Upsert,
     /// Reads of and appends to several lists in one transaction over several requests.
     ListTransaction,
-    /// Reads of several lists, each on its own.
+    /// Reads of several lists, each on its own or all in one transaction.
     ListReads,
     /// A read of many lists at one moment, in several messages.
     Scan,

@@ -34,7 +34,9 @@ const APPEND: &str = "INSERT INTO lists (key, vals) VALUES (?, ?) ON CONFLICT (k
 /// Creates what a database needs. Every client asks for it when it has opened one.
 pub(crate) fn create(database: &str) -> String {
     if database == LISTS {
-        return "CREATE TABLE IF NOT EXISTS lists (key INTEGER PRIMARY KEY, vals TEXT NOT NULL);
+        // Few lists fit a page, so that readers of several need several pages of one moment.
+        return "CREATE TABLE IF NOT EXISTS lists
+                (key INTEGER PRIMARY KEY, vals TEXT NOT NULL, pad BLOB DEFAULT (zeroblob(1200)));
                 CREATE TABLE IF NOT EXISTS uniq (value INTEGER PRIMARY KEY, name TEXT UNIQUE, pad BLOB)"
             .to_owned();
     }
@@ -222,10 +224,20 @@ impl Author {
 
     fn reads(&self, random: &mut Random) -> Transaction {
         let mut transaction = Transaction::empty();
-        transaction.apart = true;
-        for _ in 0..random.between(1, 3) {
+        if random.percent(50) {
+            transaction.apart = true;
+            for _ in 0..random.between(1, 3) {
+                self.read(&mut transaction, random);
+            }
+            return transaction;
+        }
+        // All at one moment, while others write and the WAL is moved into the main file.
+        transaction.explicit = true;
+        transaction.exec("BEGIN", &[], Effect::Harmless);
+        for _ in 0..random.between(2, 8) {
             self.read(&mut transaction, random);
         }
+        transaction.exec("COMMIT", &[], Effect::Harmless);
         transaction
     }
 

@@ -58,7 +58,7 @@ impl State {
             return 0;
         }
         let before = self.index.backfill();
-        let mut limit = self.committed;
+        let mut limit = if planted::bug!(BackfillBeyondWatermark) { self.captured } else { self.committed };
         for slot in 1..5 {
             let mark = self.index.mark(slot);
             if mark >= limit {
@@ -67,7 +67,7 @@ impl State {
             if self.locks.is_free(READ0 + slot) {
                 // As SQLite does: a free slot with an old mark would hold the next checkpoint back for no reader.
                 self.index.set_mark(slot, if slot == 1 { limit } else { MARK_UNUSED });
-            } else {
+            } else if !planted::bug!(BackfillUnderReaders) {
                 limit = mark;
             }
         }
@@ -106,7 +106,8 @@ impl State {
             && self.index.backfill() == length
             && self.index.max_frame() == length
             && self.locks.is_free(WRITE)
-            && (READ0 + 1..READ0 + 5).all(|slot| self.locks.is_free(slot))
+            && ((READ0 + 1..READ0 + 5).all(|slot| self.locks.is_free(slot))
+                || planted::bug!(RestartUnderReaders))
             && (self.locks.is_free(READ0) || is_long)
     }
 

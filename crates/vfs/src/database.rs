@@ -115,7 +115,8 @@ impl Database {
     /// Position up to which the log committed.
     #[must_use]
     pub fn committed(&self) -> Position {
-        self.with(State::committed_position)
+        let committed = self.with(State::committed_position);
+        Position(committed.0 + u64::from(planted::bug!(WatermarkOffByOne)))
     }
 
     /// Position up to which transactions were captured; equals [`committed`](Self::committed) without speculation.
@@ -275,8 +276,10 @@ impl Database {
         old.fenced = true;
         let discarded = old.queue.len();
         let failure = old.failure.clone();
-        let snapshot = old.snapshot();
-        let next = self.next_generation(&old, snapshot.table, snapshot.page_count);
+        let snapshot = if planted::bug!(UndoForgetsFrames) { old.with_frames(0) } else { old.snapshot() };
+        let page_count =
+            if planted::bug!(SizeNotRestored) { old.index.page_count() } else { snapshot.page_count };
+        let next = self.next_generation(&old, snapshot.table, page_count);
         drop(old);
         // A database that broke an invariant does not come back to life.
         next.lock().failure = failure;
@@ -321,6 +324,13 @@ impl Database {
     #[must_use]
     pub fn snapshot(&self) -> DatabaseSnapshot {
         self.current().lock().snapshot()
+    }
+
+    /// The committed state like [`snapshot`](Self::snapshot), for observers: moves no frames into the main file, so that
+    /// looking changes nothing.
+    #[must_use]
+    pub fn look(&self) -> DatabaseSnapshot {
+        self.with(|state| state.with_frames(state.committed))
     }
 
     /// Replaces the database by an image, in a new generation. An image without pages is that of a new database.
@@ -372,9 +382,13 @@ impl State {
     fn snapshot(&mut self) -> DatabaseSnapshot {
         // What can be moved into the main file first changes it in place; the rest has to be put over a copy.
         self.backfill();
+        self.with_frames(if planted::bug!(SpeculativeSnapshot) { self.captured } else { self.committed })
+    }
+
+    /// The main file with the frames up to this one over it.
+    fn with_frames(&self, until: u32) -> DatabaseSnapshot {
         let mut table = self.table.clone();
-        let page_count =
-            overlay(&mut table, self.main_pages, &self.wal, self.index.backfill(), self.committed);
+        let page_count = overlay(&mut table, self.main_pages, &self.wal, self.index.backfill(), until);
         DatabaseSnapshot { table, page_count }
     }
 

@@ -169,7 +169,7 @@ pub(crate) fn decode(content: &Bytes, offset: usize) -> Result<Batch, BatchError
         let message = format!("read data: short read: {have} bytes instead of {data_len}");
         return Err(fail(Defect::Short, message));
     }
-    if checksum(0, &content[data_at..end]) != data_checksum {
+    if checksum(0, &content[data_at..end]) != data_checksum && !planted::bug!(TornTailAccepted) {
         return Err(fail(Defect::Data, "data checksum mismatch".to_owned()));
     }
     let mut entries = Vec::with_capacity(count);

@@ -66,6 +66,7 @@ pub(crate) fn remove_old_segments<D: Disk>(
     else {
         return Ok(());
     };
+    let oldest_kept = if planted::bug!(RetentionTooEarly) { snapshot_index + trailing } else { oldest_kept };
     let what = "delete old closed segments";
     let entries = disk.list().map_err(DiskError::io(what, "open directory"))?;
     let mut old: Vec<ClosedName> = entries

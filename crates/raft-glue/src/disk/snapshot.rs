@@ -389,7 +389,9 @@ fn write_files<D: Disk>(
         return Err(DiskError::Invalid(format!("{what}: got {written} bytes instead of {payload_len}")));
     }
     writer.flush().map_err(failed())?;
-    file.sync().map_err(DiskError::io(what, "fsync"))?;
+    if !planted::bug!(SnapshotNotSynced) {
+        file.sync().map_err(DiskError::io(what, "fsync"))?;
+    }
     files::write_temporary(disk, &name.meta(), &encode_meta(metadata), what)
 }
 

@@ -157,7 +157,7 @@ impl<D: Disk> LogStore<D> {
         max_count: usize,
         max_bytes: u64,
     ) -> Result<Vec<Entry>, DiskError> {
-        let mut next = first.0;
+        let mut next = first.0 + u64::from(planted::bug!(WrongEntriesReadBack));
         let mut entries = Vec::new();
         let mut count = 0;
         let mut bytes: u64 = 0;
@@ -250,7 +250,7 @@ impl<D: Disk> LogStore<D> {
                 tail.first
             )));
         }
-        if tail.first < next {
+        if tail.first < next && !planted::bug!(TruncationForgotten) {
             self.truncate(tail.first)?;
         }
         self.writer.append(tail.first, &tail.entries, &mut self.closed)
@@ -260,7 +260,10 @@ impl<D: Disk> LogStore<D> {
         if hard_state == self.record.hard_state {
             return Ok(());
         }
-        let record = Record { version: self.record.version + 1, hard_state };
+        let mut record = Record { version: self.record.version + 1, hard_state };
+        if planted::bug!(VoteForgotten) {
+            record.hard_state.vote = None;
+        }
         metadata::write(&self.disk, &record).map_err(|error| error.without_space("metadata"))?;
         self.record = record;
         Ok(())
@@ -295,8 +298,10 @@ impl<D: Disk> LogStore<D> {
         })?;
         snapshot::publish(&self.disk, metadata)?;
         self.snapshot = Some(metadata.clone());
-        retention::remove_segments_from_end(&self.disk, &mut self.closed, 0)?;
-        retention::remove_ignored_segments(&self.disk)?;
+        if !planted::bug!(LogKeptBehindSnapshot) {
+            retention::remove_segments_from_end(&self.disk, &mut self.closed, 0)?;
+            retention::remove_ignored_segments(&self.disk)?;
+        }
         self.clear_marker(metadata.index)?;
         retention::remove_old_snapshots(&self.disk)
     }

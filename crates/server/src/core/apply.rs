@@ -68,7 +68,9 @@ impl Core {
                 for name in names {
                     let id = self.databases.get_or_create(&self.vfs, &name);
                     let state = self.databases.get_mut(id);
-                    state.generation = state.database.generation();
+                    if !planted::bug!(GenerationNotNoted) {
+                        state.generation = state.database.generation();
+                    }
                 }
                 self.replica.handle_restored(index);
             }

@@ -69,6 +69,12 @@ impl Batch {
         self.page_count = transaction.page_count;
         self.sequence = transaction.sequence;
         self.end = transaction.end;
+        if planted::bug!(OlderImageWins) {
+            for (number, page) in transaction.pages {
+                self.pages.entry(number).or_insert(page);
+            }
+            return;
+        }
         self.pages.extend(transaction.pages);
     }
 
@@ -92,8 +98,10 @@ impl Core {
         }
         for id in self.databases.ids() {
             while let Some(batch) = self.next_batch(id) {
+                let named = if planted::bug!(WrongDatabase) { self.databases.ids()[0] } else { id };
+                let data = batch.encode(self.databases.get(named).database.name());
                 let state = self.databases.get_mut(id);
-                match self.replica.propose(batch.encode(state.database.name())) {
+                match self.replica.propose(data) {
                     Ok(index) => {
                         state.proposed = batch.end;
                         let Batch { generation, sequence, .. } = batch;
@@ -133,21 +141,30 @@ impl Core {
     /// Everything that is not committed is undone here, in one place: each database goes on in a new generation, every
     /// reply that depended on the old one becomes a failure, every session is closed.
     pub(super) fn lost_leadership(&mut self, now_ms: u64) {
-        self.proposals.pending.clear();
+        if !planted::bug!(ProposalsSurvive) {
+            self.proposals.pending.clear();
+        }
         for id in self.databases.ids() {
             let state = self.databases.get_mut(id);
+            if planted::bug!(FifoNotDrained) {
+                continue;
+            }
             state.database.fence();
             let undone = state.database.switch_generation();
             if undone > 0 {
                 tracing::warn!(database = ?state.database.name(), undone, "speculative transactions undone");
             }
             let generation = std::mem::replace(&mut state.generation, state.database.generation());
-            state.held_back = None;
+            if !planted::bug!(HeldBackSurvives) {
+                state.held_back = None;
+            }
             let proposed = std::mem::take(&mut state.proposed);
             state.ended = Some((generation, proposed));
             let waiting = state.lane.reset();
             for ((gate, _), reply) in std::mem::take(&mut state.gated) {
-                self.fail_gated(&reply, gate <= proposed);
+                let proposed =
+                    if planted::bug!(RefusedButProposed) { gate < proposed } else { gate <= proposed };
+                self.fail_gated(&reply, proposed);
             }
             for waiter in waiting {
                 self.fail_and_close(waiter.client, codes::NOT_LEADER);
@@ -188,6 +205,7 @@ impl Core {
                 self.reply_only(client, codes::LEADERSHIP_LOST, "leadership lost");
                 if has_session { self.close_dead(client) } else { self.finish(client, now_ms) }
             }
+            RequestState::Idle if has_session && planted::bug!(StaleSchemaAfterUndo) => {}
             RequestState::Idle if has_session => self.close_dead(client),
             RequestState::Streaming => self.fail_and_close(client, codes::NOT_LEADER),
             RequestState::Running(_) => {

@@ -206,9 +206,11 @@ impl Core {
         opened.transaction = transaction;
         let database = opened.database;
         let dead = opened.dead || generation != self.databases.get(database).generation;
+        let dead = dead && !planted::bug!(StaleSchemaAfterUndo);
         let gone = state.gone;
         if dead {
             let may_be_proposed = running.class == JobClass::Writer
+                && !planted::bug!(ReturnedWriteRefused)
                 && self.databases.get(database).may_be_proposed(generation, gate);
             return self.dead_session_returned(client, running, &outcome, may_be_proposed);
         }
@@ -307,7 +309,13 @@ impl Core {
         outcome: &Outcome,
         may_be_proposed: bool,
     ) {
-        let answered = matches!(outcome, Outcome::Cancelled) && running.kind != RequestKind::Query;
+        let mut answered = matches!(outcome, Outcome::Cancelled) && running.kind != RequestKind::Query;
+        if planted::bug!(DeadSessionAnswers)
+            && let Outcome::Complete { reply } = outcome
+        {
+            answered = true;
+            self.outputs.push_back(Output::Reply { client, bytes: reply.clone() });
+        }
         if !answered && running.kind != RequestKind::Close {
             if may_be_proposed || running.kind == RequestKind::Batch {
                 self.reply_only(client, codes::LEADERSHIP_LOST, "leadership lost");
@@ -342,7 +350,7 @@ impl Core {
         now_ms: u64,
     ) {
         let state = self.databases.get_mut(database);
-        if gate <= state.database.committed() {
+        if gate <= state.database.committed() || planted::bug!(GateRemoved) {
             self.deliver(reply, now_ms);
             return;
         }
