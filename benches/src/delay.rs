@@ -184,7 +184,8 @@ impl Forwarder {
             end.held += read;
             let due = Instant::now() + self.delay;
             self.on_the_way.push_back((due, end.peer, self.scratch[..read].to_vec()));
-            if read < self.scratch.len() {
+            // Not at a short read: the end of the stream may have been reported together with its last bytes.
+            if read == 0 {
                 return;
             }
         }

@@ -316,7 +316,13 @@ impl<'a> Generator<'a> {
             self.count_error(code.to_string());
             return self.handle_refusal(number, code);
         }
-        let checked = self.workload.answered(&session.calls[session.step], answer);
+        let call = &session.calls[session.step];
+        let checked = match (call, answer) {
+            (Call::Exec(..), Answer::Rows { .. }) | (Call::Query(..), Answer::Done { .. }) => {
+                Err("an answer to another request")
+            }
+            _ => self.workload.answered(call, answer),
+        };
         if let Err(what) = checked {
             self.count_error(what.to_owned());
         }

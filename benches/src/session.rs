@@ -161,7 +161,8 @@ impl Link {
                 Some(read) => {
                     self.input.extend_from_slice(&scratch[..read]);
                     if read < scratch.len() {
-                        // All there was; what comes later is reported again.
+                        // All there was; what comes later is reported again. An end of the stream that was reported
+                        // together with these bytes shows when the next request is written.
                         return Ok(());
                     }
                 }

@@ -6,10 +6,14 @@
 //! before the value appended next (rw). One writer that ended before another began comes first (real time). A cycle
 //! means that no order explains the history.
 //!
-//! Real-time edges join writing transactions only: a leader may answer a read from state that is some milliseconds
-//! behind a successor it does not know of yet, and says so.
+//! Real-time edges join writing transactions: a leader may answer a read from state that is some milliseconds behind a
+//! successor it does not know of yet, and says so. A read that began long after a write had ended comes behind it, too:
+//! a leader that hears nothing of its peers refuses to answer.
 
 use std::collections::BTreeMap;
+
+/// Reads are never older than this.
+const MAX_READ_AGE_US: u64 = 10_000_000;
 
 /// Index of a transaction in a [`History`].
 pub type TransactionId = usize;
@@ -212,6 +216,7 @@ fn dependencies(
         }
     }
     real_time(transactions, positions, &mut graph);
+    read_age(transactions, positions, &mut graph);
     Ok(graph)
 }
 
@@ -247,6 +252,33 @@ fn real_time(
             if next.ending == Ending::Committed {
                 horizon = horizon.min(next.end_us);
             }
+        }
+    }
+}
+
+/// Joins to each reader the writers that ended long before it began, leaving out those that come before another one.
+fn read_age(
+    transactions: &[Transaction],
+    positions: &BTreeMap<u64, (u64, usize)>,
+    graph: &mut [Vec<TransactionId>],
+) {
+    let mut by_end: Vec<TransactionId> = (0..transactions.len())
+        .filter(|&id| transactions[id].ending == Ending::Committed && wrote(&transactions[id], positions))
+        .collect();
+    by_end.sort_by_key(|&id| transactions[id].end_us);
+    for (id, reader) in transactions.iter().enumerate() {
+        if reader.ending == Ending::Refused || wrote(reader, positions) {
+            continue;
+        }
+        let limit = reader.start_us.saturating_sub(MAX_READ_AGE_US);
+        let last = by_end.partition_point(|&other| transactions[other].end_us < limit);
+        let mut newest_start = 0;
+        for &writer in by_end[..last].iter().rev() {
+            if transactions[writer].end_us < newest_start {
+                break;
+            }
+            graph[writer].push(id);
+            newest_start = newest_start.max(transactions[writer].start_us);
         }
     }
 }
@@ -397,6 +429,20 @@ mod tests {
         let others: Vec<u64> = (1..20).map(|n| 100 + n).collect();
         assert!(matches!(run(history.clone(), &[(1, &[11, 10]), (2, &others)]), Err(Anomaly::Cycle(_))));
         assert_eq!(run(history, &[(1, &[10, 11]), (2, &others)]), Ok(()));
+    }
+
+    #[test]
+    fn a_read_that_is_much_too_old_is_found() {
+        let history = |start_us| {
+            let mut history = vec![transaction(0, 1, Committed, vec![append(1, 10)])];
+            history.extend((1..9).map(|n| transaction(n * 10, n * 10 + 15, Committed, vec![append(2, n)])));
+            history.push(transaction(start_us, start_us + 1, Committed, vec![read(1, &[])]));
+            history
+        };
+        let lists: [(u64, &[u64]); 2] = [(1, &[10]), (2, &[1, 2, 3, 4, 5, 6, 7, 8])];
+        assert_eq!(run(history(200), &lists), Ok(()));
+        assert_eq!(run(history(MAX_READ_AGE_US), &lists), Ok(()));
+        assert!(matches!(run(history(MAX_READ_AGE_US + 200), &lists), Err(Anomaly::Cycle(_))));
     }
 
     #[test]

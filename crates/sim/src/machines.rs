@@ -21,6 +21,8 @@ use crate::world::{Event, World};
 const NO_SPACE_RETRY_US: u64 = 500 * MILLISECOND;
 /// The loop turns this long after something woke it, microseconds; whatever else happens until then goes with it.
 const TURN_US: u64 = 40;
+/// The file that tells a log that it was damaged.
+const MARKER: &str = "catch-up-needed";
 
 impl World {
     /// All nodes begin as voters of one cluster, some with what C dqlite left.
@@ -234,7 +236,9 @@ impl World {
             process.observed = applied;
             oracle.applied(id, applied, &process.vfs)?;
         }
-        if process.made_up_at.is_none() && machine.damaged.is_some_and(|index| applied.0 >= index) {
+        // As long as its log says so a node that comes back does not vote, even if it has everything again.
+        let caught_up = machine.damaged.is_some_and(|index| applied.0 >= index);
+        if caught_up && process.made_up_at.is_none() && machine.disk.content(MARKER).is_none() {
             machine.damaged = None;
         }
         if process.made_up_at.is_some_and(|index| commit >= index) {
@@ -252,6 +256,10 @@ impl World {
         }
         // No fault of a disk makes committed entries impossible to apply.
         if self.has_disk_faults() && !reason.starts_with("applying") {
+            if !self.is_hostile() {
+                // The core heard late of a fault from before; its host starts it again, as `heal` does.
+                self.kill(node);
+            }
             return Ok(());
         }
         Err(Violation::new("nodes do not fail", format!("node {}: {reason}", self.machines[node].id)))
