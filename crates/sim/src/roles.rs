@@ -219,6 +219,10 @@ impl World {
             voter == id || heard_us.is_some_and(|at_us| self.now_us < at_us + timeout_us + SLACK_US)
         };
         let counted = |server: &&wire_protocol::Server| before.is_voter(server.id) && hears(server.id);
+        // Who has no vote before and after it has no part in a quorum.
+        if before.voters().eq(after.voters()) {
+            return Ok(());
+        }
         let voters = after.voters().count();
         let answering = after.voters().filter(counted).count();
         let grows_from_one = before.voters().count() == 1 && voters == 2;
