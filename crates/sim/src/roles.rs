@@ -218,7 +218,8 @@ impl World {
             let heard_us = self.roles.heard.get(&(id, voter));
             voter == id || heard_us.is_some_and(|at_us| self.now_us < at_us + timeout_us + SLACK_US)
         };
-        let counted = |server: &&wire_protocol::Server| before.is_voter(server.id) && hears(server.id);
+        // Also who has just become a voter: it was caught up for that.
+        let counted = |server: &&wire_protocol::Server| hears(server.id);
         // Who has no vote before and after it has no part in a quorum.
         if before.voters().eq(after.voters()) {
             return Ok(());
