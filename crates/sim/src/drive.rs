@@ -9,7 +9,8 @@ use crate::marks::{Mark, Sight};
 use crate::oracle::Violation;
 use crate::scenario::{MILLISECOND, SECOND};
 use crate::workload::{
-    BANK, BANK_TOTAL, LEADERSHIP_LOST, LISTS, NOT_LEADER, Reading, Transaction, create, exec_sql, parse_list,
+    BANK, BANK_TOTAL, Effect, LEADERSHIP_LOST, LISTS, NOT_LEADER, Reading, Transaction, create, exec_sql,
+    parse_list,
 };
 use crate::world::{Event, Phase, World};
 
@@ -250,15 +251,17 @@ impl World {
         }
         let ending = transaction.ending(Some(code));
         let explicit = transaction.explicit;
-        // Some keep their connection for a while, in case the leader comes back.
-        let patient = code == NOT_LEADER && !explicit && client % 4 == 3 && self.is_hostile();
-        let stays = patient && self.random.percent(80);
+        // Some keep their connection for a while, in case the leader comes back. Nothing must have begun on it.
+        let begun = transaction.next > 0
+            || (explicit && transaction.step().is_some_and(|step| step.effect == Effect::Commit));
+        let patient = code == NOT_LEADER && !begun && client % 2 == 1 && self.is_hostile();
+        let stays = patient && self.random.percent(90);
         if !stays && (code == NOT_LEADER || code == LEADERSHIP_LOST || self.random.percent(30)) {
             self.leave(client, Some(ending));
             return Ok(());
         }
         self.record(client, ending);
-        if explicit {
+        if explicit && !stays {
             self.clients[client].stage = Stage::RollingBack;
             self.ask(client, &exec_sql("ROLLBACK", &[]));
         } else {

@@ -244,8 +244,8 @@ impl Author {
     fn scan(&self) -> Transaction {
         let mut transaction = Transaction::empty();
         let first = (self.appended / APPENDS_PER_KEY).saturating_sub(KEYS_SCANNED);
-        // Made long enough for several messages.
-        let sql = "SELECT key, vals, zeroblob(2000) FROM lists WHERE key >= ? ORDER BY key";
+        // Made long enough for a message for every few rows, so that others write while it goes on.
+        let sql = "SELECT key, vals, zeroblob(12000) FROM lists WHERE key >= ? ORDER BY key";
         transaction.query(sql, &[integer(first)], Reading::Lists(first));
         transaction
     }
