@@ -19,7 +19,6 @@ mod examine;
 mod extent;
 mod file_system;
 mod files;
-mod held;
 mod image;
 mod inspect;
 mod log;
@@ -40,7 +39,6 @@ mod writer;
 
 pub use error::{DiskError, LoadError};
 pub use file_system::{DirectoryEntry, Disk, File};
-pub use held::{Held, HeldFile};
 pub use inspect::{
     Inspection, MetadataFile, MetadataRecord, OtherFile, OtherKind, Problem, Segment, SegmentEnd, Severity,
     Snapshot, SnapshotContent, Standing, inspect,

@@ -1,30 +1,82 @@
-//! A directory that refuses to be changed.
+//! A directory that refuses to be changed, as it is or as it was at one moment.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use super::file_system::{DirectoryEntry, Disk, File};
+use super::names::TEMPORARY;
 
 /// A directory of which only reading reaches the one within.
 #[derive(Clone, Debug)]
-pub struct ReadOnly<D> {
-    disk: D,
+pub struct ReadOnly<D: Disk> {
+    source: Source<D>,
 }
 
 /// An open file of a [`ReadOnly`] directory.
 #[derive(Debug)]
 pub struct ReadOnlyFile<F> {
-    file: F,
+    file: Arc<F>,
 }
 
-impl<D> ReadOnly<D> {
-    /// Lets nothing but reading through to `disk`.
-    #[must_use]
-    pub fn new(disk: D) -> Self {
-        Self { disk }
+#[derive(Debug)]
+enum Source<D: Disk> {
+    /// Whatever the directory is now.
+    Now(D),
+    /// What it was. All files are open, so that what is renamed or removed later can still be read by its old name; bytes
+    /// that are written into a file that exists are seen.
+    Held { entries: Arc<Vec<DirectoryEntry>>, files: Arc<BTreeMap<String, Arc<D::File>>> },
+}
+
+// Derived, it would ask for files that can be cloned.
+impl<D: Disk> Clone for Source<D> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Now(disk) => Self::Now(disk.clone()),
+            Self::Held { entries, files } => {
+                Self::Held { entries: Arc::clone(entries), files: Arc::clone(files) }
+            }
+        }
     }
 }
 
-pub(super) fn refuse<T>() -> io::Result<T> {
+impl<D: Disk> ReadOnly<D> {
+    /// Lets nothing but reading through to `disk`.
+    #[must_use]
+    pub fn new(disk: D) -> Self {
+        Self { source: Source::Now(disk) }
+    }
+
+    /// Opens every file but temporary ones; `None` if names changed meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be read, or a file in it cannot be opened, for example because too many are open.
+    pub(super) fn try_hold(disk: &D) -> io::Result<Option<Self>> {
+        let entries = disk.list()?;
+        let mut files = BTreeMap::new();
+        for DirectoryEntry { name, .. } in entries.iter().filter(|entry| !is_temporary(&entry.name)) {
+            match disk.open_read(name) {
+                Ok(file) => files.insert(name.clone(), Arc::new(file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+        }
+        let mut after: Vec<String> = disk.list()?.into_iter().map(|entry| entry.name).collect();
+        after.retain(|name| !is_temporary(name));
+        after.sort_unstable();
+        let is_same = after.iter().eq(files.keys());
+        let source = Source::Held { entries: Arc::new(entries), files: Arc::new(files) };
+        Ok(is_same.then_some(Self { source }))
+    }
+}
+
+/// Such files come and go all the time, and nobody reads them.
+fn is_temporary(name: &str) -> bool {
+    name.starts_with(TEMPORARY)
+}
+
+fn refuse<T>() -> io::Result<T> {
     Err(io::ErrorKind::ReadOnlyFilesystem.into())
 }
 
@@ -33,7 +85,10 @@ impl<D: Disk> Disk for ReadOnly<D> {
     type Lock = D::Lock;
 
     fn list(&self) -> io::Result<Vec<DirectoryEntry>> {
-        self.disk.list()
+        match &self.source {
+            Source::Now(disk) => disk.list(),
+            Source::Held { entries, .. } => Ok(entries.to_vec()),
+        }
     }
 
     fn create(&self, _name: &str) -> io::Result<Self::File> {
@@ -45,7 +100,13 @@ impl<D: Disk> Disk for ReadOnly<D> {
     }
 
     fn open_read(&self, name: &str) -> io::Result<Self::File> {
-        Ok(ReadOnlyFile { file: self.disk.open_read(name)? })
+        let file = match &self.source {
+            Source::Now(disk) => Arc::new(disk.open_read(name)?),
+            Source::Held { files, .. } => {
+                Arc::clone(files.get(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?)
+            }
+        };
+        Ok(ReadOnlyFile { file })
     }
 
     fn rename(&self, _from: &str, _to: &str) -> io::Result<()> {

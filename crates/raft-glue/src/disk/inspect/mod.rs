@@ -11,9 +11,9 @@ use std::io;
 use super::error::DiskError;
 use super::examine::{Examined, examine};
 use super::file_system::Disk;
-use super::held::Held;
 use super::metadata;
 use super::payload::PayloadDatabase;
+use super::read_only::ReadOnly;
 use super::store::DEFAULT_SEGMENT_SIZE;
 use crate::{Configuration, HardState, Loaded, LogIndex, SnapshotMetadata, Term};
 
@@ -190,10 +190,10 @@ pub enum OtherKind {
 /// # Errors
 ///
 /// When a file cannot be opened or read, or the directory never rests.
-pub fn inspect<D: Disk>(disk: &D, pause: &mut dyn FnMut()) -> Result<(Inspection, Held<D>), DiskError> {
+pub fn inspect<D: Disk>(disk: &D, pause: &mut dyn FnMut()) -> Result<(Inspection, ReadOnly<D>), DiskError> {
     let mut known: Option<Vec<Problem>> = None;
     for _ in 0..MAX_LOOKS {
-        let held = Held::try_hold(disk).map_err(DiskError::io("open all files", "open"))?;
+        let held = ReadOnly::try_hold(disk).map_err(DiskError::io("open all files", "open"))?;
         if let Some(held) = held {
             let found = look(&held)?;
             if found.problems.is_empty() || known.as_ref() == Some(&found.problems) {
