@@ -3,6 +3,8 @@
 //! A change waits until something of this leadership is committed (without that, two leaders could use configurations
 //! that do not overlap), and a member that becomes a voter catches up first.
 
+use std::cmp::Reverse;
+
 use wire_protocol::{Configuration, Entry, EntryKind, LogIndex, NodeId, Role, Term};
 
 use crate::error::ChangeError;
@@ -110,9 +112,9 @@ impl Replica {
             let contact_ms = self.contact_ms(*id);
             contact_ms.is_some_and(|at| self.now_ms.saturating_sub(at) < self.config.election_timeout_ms)
         };
-        let farthest = voters().filter(heard).map(|id| self.matched(id).unwrap_or(0)).max();
-        if let Some(farthest) = farthest {
-            return voters().filter(heard).find(|id| self.matched(*id).unwrap_or(0) == farthest);
+        let farthest = voters().filter(heard).min_by_key(|id| Reverse(self.matched(*id).unwrap_or(0)));
+        if farthest.is_some() {
+            return farthest;
         }
         let next = self.last_index().0 + 1;
         let sent =

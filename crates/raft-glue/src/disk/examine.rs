@@ -97,6 +97,11 @@ struct Broken {
     accepted_by_c: bool,
 }
 
+/// The highest index that one of them covers, 0 if there is none.
+fn newest_index(broken: &[Broken]) -> u64 {
+    broken.iter().map(|broken| broken.name.index).max().unwrap_or(0)
+}
+
 /// `segment_size` is the size that open segments are created with.
 pub(crate) fn examine<D: Disk>(disk: &D, segment_size: u64) -> Result<Examined, DiskError> {
     let survey = survey(disk)?;
@@ -121,8 +126,7 @@ pub(crate) fn examine<D: Disk>(disk: &D, segment_size: u64) -> Result<Examined, 
         let content = files::read(disk, &name.name, &format!("load open segment {}", name.name))?;
         open.push((name.clone(), segment::read_open(&content, segment_size)));
     }
-    let newest_broken = broken.iter().map(|broken| broken.name.index).max().unwrap_or(0);
-    let log = Log { chosen, broken: newest_broken, open };
+    let log = Log { chosen, broken: newest_index(&broken), open };
     log.read(disk, &mut examined)?;
     log.note_newest_configuration(disk, &mut examined)?;
     examined.drop_front_before_snapshot();
@@ -217,7 +221,7 @@ impl Examined {
     /// Broken snapshots cost nothing if the log covers what they covered.
     fn judge_broken_snapshots(&mut self, broken: Vec<Broken>) {
         let Some(newest) = broken.first() else { return };
-        let newest_index = broken.iter().map(|broken| broken.name.index).max().unwrap_or(0);
+        let newest_index = newest_index(&broken);
         let files = |broken: &Broken| match broken.accepted_by_c {
             true => vec![broken.name.to_string()],
             false => vec![broken.name.meta(), broken.name.to_string()],

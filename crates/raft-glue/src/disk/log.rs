@@ -146,35 +146,38 @@ impl Log {
     /// snapshot, the last at `last`, or there are none.
     fn place_is_certain(&self, examined: &mut Examined, last: Option<u64>) -> bool {
         let Some((first, open)) = self.with_data().next() else { return true };
-        let count: u64 = self.with_data().map(|(_, open)| open.entries.len() as u64).sum();
-        let snapshot_index = examined.snapshot_index();
-        let message = if self.broken > snapshot_index {
-            let starts_log = open.entries.first().is_some_and(|entry| entry.kind == EntryKind::Configuration);
-            if last.is_none() && self.chosen.is_none() && starts_log && count >= self.broken {
-                return true;
-            }
-            // A received snapshot takes the place of the whole log, and an open segment does not say where it belongs.
-            format!(
-                "open segment {first} follows entry {snapshot_index} or the snapshot at index {}, which cannot be used",
-                self.broken
-            )
-        } else {
-            let Some(last) = last else { return true };
-            let end = last.saturating_add(count);
-            if end < snapshot_index {
-                format!(
-                    "last entry on disk has index {end}, which is behind last snapshot's index {snapshot_index}"
-                )
-            } else {
-                format!(
-                    "open segment {first} follows entry {last} or the last snapshot, whose index is \
-                     {snapshot_index}"
-                )
-            }
-        };
+        let Some(message) = self.doubt(first, open, examined.snapshot_index(), last) else { return true };
         let first = first.clone();
         self.lose(examined, &first, None, message, Vec::new(), 0);
         false
+    }
+
+    /// Why the place of the open segments, of which the first is `name`, is not clear.
+    fn doubt(&self, name: &str, open: &Open, snapshot_index: u64, last: Option<u64>) -> Option<String> {
+        let count: u64 = self.with_data().map(|(_, open)| open.entries.len() as u64).sum();
+        if self.broken > snapshot_index {
+            let starts_log = open.entries.first().is_some_and(|entry| entry.kind == EntryKind::Configuration);
+            let is_whole_log = last.is_none() && self.chosen.is_none() && starts_log && count >= self.broken;
+            // A received snapshot takes the place of the whole log, and an open segment does not say where it belongs.
+            let broken = self.broken;
+            return (!is_whole_log).then(|| {
+                format!(
+                    "open segment {name} follows entry {snapshot_index} or the snapshot at index {broken}, which cannot \
+                     be used"
+                )
+            });
+        }
+        let last = last?;
+        let end = last.saturating_add(count);
+        Some(if end < snapshot_index {
+            format!(
+                "last entry on disk has index {end}, which is behind last snapshot's index {snapshot_index}"
+            )
+        } else {
+            format!(
+                "open segment {name} follows entry {last} or the last snapshot, whose index is {snapshot_index}"
+            )
+        })
     }
 
     fn read_open(&self, examined: &mut Examined) {
