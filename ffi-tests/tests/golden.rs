@@ -3,48 +3,27 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use ffi_tests::Scratch;
 use ffi_tests::cluster::eventually;
 use ffi_tests::image::digest;
 use ffi_tests::node::{Library, Node, PATIENCE, node_program};
-use ffi_tests::{Scratch, has_program, run, skip};
 use serde_json::{Map, Value};
 use server::client::{Client, connect_leader};
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
-}
-
 /// Names and descriptions of the archives that have this key.
 fn archives(key: &str) -> Vec<(String, Value)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(golden()).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "json") {
-            let description: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-            if description.get(key).is_some() {
-                found.push((path.file_stem().unwrap().to_str().unwrap().to_owned(), description));
-            }
-        }
-    }
-    found.sort_by(|one, other| one.0.cmp(&other.0));
-    assert!(found.len() > 4, "{} holds the archives", golden().display());
-    found
+    let described = golden::names().into_iter().map(|name| {
+        let description = golden::description(&name);
+        (name, description)
+    });
+    described.filter(|(_, description)| description.get(key).is_some()).collect()
 }
 
 fn unpack(name: &str, directory: &Path) {
-    fs::create_dir_all(directory).unwrap();
-    let archive = golden().join(format!("{name}.tar.xz"));
-    run(Command::new("tar").arg("-xJf").arg(archive).arg("-C").arg(directory)).unwrap();
-}
-
-fn have_tools() -> bool {
-    if !has_program("tar") || !has_program("xz") {
-        skip("no tar or xz on this machine: golden data stays packed");
-        return false;
+    for (folder, files) in golden::unpack(name) {
+        golden::write(&files, &directory.join(folder));
     }
-    node_program().is_some()
 }
 
 /// The node of a description, in a directory, at an address where it disturbs nobody.
@@ -172,7 +151,7 @@ fn load_nodes(name: &str, description: &Value, directory: &Path) -> Result<(), S
 }
 
 fn check(key: &str, load: impl Fn(&str, &Value, &Path) -> Result<(), String>) {
-    if !have_tools() {
+    if node_program().is_none() {
         return;
     }
     let scratch = Scratch::new();
@@ -211,7 +190,7 @@ impl server::Connect for Moved {
 
 #[test]
 fn servers_of_c_go_on_with_their_files() {
-    if !have_tools() {
+    if node_program().is_none() {
         return;
     }
     let scratch = Scratch::new();

@@ -3,59 +3,21 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{TestNode, one};
+use golden::Files;
 use raft_glue::disk::OsDisk;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use server::inspect::{self, Arguments, Dump};
 use sha2::{Digest, Sha256};
-
-/// Names and contents of all files of a directory.
-type Files = BTreeMap<String, Vec<u8>>;
-
-fn golden(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../raft-glue/tests/golden").join(file)
-}
-
-fn description(name: &str) -> Value {
-    serde_json::from_slice(&fs::read(golden(&format!("{name}.json"))).unwrap()).unwrap()
-}
-
-/// Directories of an archive by name; the name is empty for files at its top.
-fn unpack(name: &str) -> BTreeMap<String, Files> {
-    let mut packed = std::io::BufReader::new(fs::File::open(golden(&format!("{name}.tar.xz"))).unwrap());
-    let mut unpacked = Vec::new();
-    lzma_rs::xz_decompress(&mut packed, &mut unpacked).unwrap();
-    let mut directories: BTreeMap<String, Files> = BTreeMap::new();
-    for entry in tar::Archive::new(unpacked.as_slice()).entries().unwrap() {
-        let mut entry = entry.unwrap();
-        if entry.header().entry_type().is_file() {
-            let path = entry.path().unwrap().to_str().unwrap().trim_start_matches("./").to_owned();
-            let (directory, file) = path.rsplit_once('/').unwrap_or(("", &path));
-            let mut content = Vec::new();
-            entry.read_to_end(&mut content).unwrap();
-            directories.entry(directory.to_owned()).or_default().insert(file.to_owned(), content);
-        }
-    }
-    directories
-}
-
-fn write(files: &Files, directory: &Path) {
-    fs::create_dir_all(directory).unwrap();
-    for (name, content) in files {
-        fs::write(directory.join(name), content).unwrap();
-    }
-}
 
 fn read(directory: &Path) -> Files {
     let entries = fs::read_dir(directory).unwrap().map(Result::unwrap);
@@ -122,18 +84,15 @@ fn dump(directory: &Path, database: &str, file: PathBuf) -> Connection {
 fn dumps_hold_the_rows_that_c_found() {
     let scratch = tempfile::tempdir().unwrap();
     let mut tables = 0;
-    let names =
-        fs::read_dir(golden("")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let names = names.filter_map(|name| name.strip_suffix(".tar.xz").map(ToOwned::to_owned));
-    for name in names.filter(|name| name != "damage") {
-        let description = description(&name);
-        for (folder, files) in unpack(&name) {
+    for name in golden::names() {
+        let description = golden::description(&name);
+        for (folder, files) in golden::unpack(&name) {
             let node = if folder.is_empty() { &description } else { &description["nodes"][&folder] };
             // As of the last entry: what a node finds that becomes the only voter.
             let alone = node.get("databases").or_else(|| node.get("after_recover_ext_as_single_voter"));
             let Some(expected) = alone.and_then(Value::as_object) else { continue };
             let directory = scratch.path().join(format!("{name}{folder}"));
-            write(&files, &directory);
+            golden::write(&files, &directory);
             for (database, expected) in expected {
                 let file = scratch.path().join(format!("{name}{folder}{database}.dump"));
                 let connection = dump(&directory, database, file);
@@ -155,8 +114,8 @@ fn dumps_hold_the_rows_that_c_found() {
 fn a_sound_directory_is_shown_in_both_forms() {
     let scratch = tempfile::tempdir().unwrap();
     let directory = scratch.path().join("two-dbs");
-    let files = &unpack("two-dbs")[""];
-    write(files, &directory);
+    let files = &golden::unpack("two-dbs")[""];
+    golden::write(files, &directory);
     let (code, report) = json(&directory, &["--check"]);
     assert_eq!(code, 0);
     assert_eq!(
@@ -207,10 +166,10 @@ no problems
 #[test]
 fn problems_are_explained() {
     let scratch = tempfile::tempdir().unwrap();
-    let cases = unpack("damage");
+    let cases = golden::unpack("damage");
     let place = |name: &str| {
         let directory = scratch.path().join(name);
-        write(&cases[name], &directory);
+        golden::write(&cases[name], &directory);
         directory
     };
     let directory = place("open-mid-batch-bad");
@@ -330,7 +289,7 @@ fn a_running_node_is_looked_at_and_not_disturbed() {
 fn nothing_is_written_into_the_directory_or_over_a_file() {
     let scratch = tempfile::tempdir().unwrap();
     let directory = scratch.path().join("two-dbs");
-    write(&unpack("two-dbs")[""], &directory);
+    golden::write(&golden::unpack("two-dbs")[""], &directory);
     let shown = directory.to_str().unwrap();
     let dump = |file: &Path, database: &str| run(&[shown, "--dump", database, file.to_str().unwrap()]);
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use raft_glue::disk::{Disk, LoadError, LogOptions, LogStore, MemoryDisk, bootstrap, read_snapshot};
 use raft_glue::{Loaded, LogIndex, Term};
 
-use crate::archive::{description, disk, unpack};
+use crate::archive::disk;
 use crate::fixture::*;
 
 /// What becomes of a case with one voter.
@@ -123,8 +123,8 @@ pub(crate) fn damaged_file(error: &LoadError) -> &str {
 
 #[test]
 fn every_damaged_directory_of_c_is_decided_as_listed() {
-    let directories = unpack("damage");
-    let cases = description("damage");
+    let directories = golden::unpack(golden::DAMAGE);
+    let cases = golden::description(golden::DAMAGE);
     let listed: Vec<&str> = CASES.iter().map(|(name, ..)| *name).collect();
     assert_eq!(cases["cases"].as_object().unwrap().keys().collect::<Vec<_>>().len(), listed.len());
     for (name, with, without) in CASES {
@@ -179,7 +179,7 @@ fn damaged_members_of_a_cluster_wait_for_what_they_lost() {
     let first = "0000000000000001-0000000000000001";
     let bootstrapped = MemoryDisk::new(0);
     bootstrap(&bootstrapped, &configuration(3)).unwrap();
-    let directories = unpack("damage");
+    let directories = golden::unpack(golden::DAMAGE);
     let mut waiting = 0;
     for (name, alone, _) in CASES {
         let disk = disk(&directories[name]);
@@ -233,8 +233,8 @@ fn the_readme_lists_every_case() {
 
 #[test]
 fn refusals_say_what_c_says_and_what_to_do() {
-    let directories = unpack("damage");
-    let cases = description("damage");
+    let directories = golden::unpack(golden::DAMAGE);
+    let cases = golden::description(golden::DAMAGE);
     let mut same = 0;
     for (name, _, without) in CASES {
         let outcome = &cases["cases"][name]["outcome"];

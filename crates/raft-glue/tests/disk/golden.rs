@@ -4,7 +4,7 @@ use raft_glue::disk::{Disk, LogOptions, LogStore, MemoryDisk, describe_last_entr
 use raft_glue::{Configuration, Entry, EntryKind, Loaded, LogIndex, Persist, Term};
 use serde_json::Value;
 
-use crate::archive::{archives, description, disk, unpack};
+use crate::archive::disk;
 use crate::fixture::{entry, names};
 
 pub(crate) fn number(value: &Value) -> u64 {
@@ -96,9 +96,9 @@ fn check_entry_counts(loaded: &Loaded, on_disk: &Value) {
 #[test]
 fn every_archive_loads_as_described() {
     let mut nodes = 0;
-    for name in archives().iter().filter(|name| *name != "damage") {
-        let description = description(name);
-        for (directory, files) in unpack(name) {
+    for name in &golden::names() {
+        let description = golden::description(name);
+        for (directory, files) in golden::unpack(name) {
             let node = if directory.is_empty() { &description } else { &description["nodes"][&directory] };
             check_node(&format!("{name}/{directory}"), &disk(&files), node);
             nodes += 1;
@@ -109,8 +109,8 @@ fn every_archive_loads_as_described() {
 
 #[test]
 fn a_stop_leaves_what_c_leaves() {
-    let description = description("damage");
-    let cases = unpack("damage");
+    let description = golden::description(golden::DAMAGE);
+    let cases = golden::unpack(golden::DAMAGE);
     for name in ["log-ok", "snap-ok", "open-gap-in-counter", "open-ends-at-data"] {
         let disk = disk(&cases[name]);
         let (store, _) = open(&disk);

@@ -7,7 +7,7 @@ use raft_glue::disk::{
 use raft_glue::{LogIndex, Term};
 use serde_json::Value;
 
-use crate::archive::{archives, description, disk, unpack};
+use crate::archive::disk;
 use crate::damage::{CASES, Refuses, Starts, contents};
 use crate::fixture::*;
 use crate::golden::number;
@@ -62,9 +62,9 @@ fn check_snapshot(found: &Snapshot, expected: &Value) {
 #[test]
 fn directories_of_c_are_seen_as_described() {
     let mut seen = 0;
-    for name in archives().iter().filter(|name| *name != "damage") {
-        let description = description(name);
-        for (directory, files) in unpack(name) {
+    for name in &golden::names() {
+        let description = golden::description(name);
+        for (directory, files) in golden::unpack(name) {
             let node = if directory.is_empty() { &description } else { &description["nodes"][&directory] };
             let on_disk = &node["on_disk"];
             let found = look(&disk(&files));
@@ -109,7 +109,7 @@ fn directories_of_c_are_seen_as_described() {
 
 #[test]
 fn every_damage_is_found_and_explained() {
-    let directories = unpack("damage");
+    let directories = golden::unpack(golden::DAMAGE);
     for (name, with, without) in CASES {
         let found = look(&disk(&directories[name]));
         let text = format!("{name}: {:?}", found.problems);
