@@ -11,9 +11,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use mio::Registry;
 use raft_glue::NodeId;
 
 use crate::connector::Connect;
+use crate::event_loop::{Tokens, register};
+use crate::socket::{PEER_USER_TIMEOUT_MS, Socket};
 use crate::wake::{Completion, Outbox, panic_text};
 
 /// Identity of one call.
@@ -36,6 +39,17 @@ pub(crate) struct Dialled {
     pub(crate) peer: NodeId,
     pub(crate) attempt: Attempt,
     pub(crate) result: io::Result<OwnedFd>,
+}
+
+impl Dialled {
+    /// The socket, if there is one, registered with the poll under a token of its own and tuned for a peer.
+    pub(crate) fn into_socket(self, registry: &Registry, tokens: &mut Tokens) -> io::Result<(Socket, u64)> {
+        let socket = Socket::from_host(self.result?)?;
+        let token = tokens.next();
+        register(registry, socket.raw(), token)?;
+        socket.tune(PEER_USER_TIMEOUT_MS);
+        Ok((socket, token))
+    }
 }
 
 /// Starts and joins the threads.

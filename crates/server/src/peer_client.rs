@@ -14,8 +14,8 @@ use wire_protocol::{FrameDecoder, Protocol, Request, Response};
 
 use crate::core::{AskId, Input};
 use crate::dialer::{Attempt, Dialer, Dialled};
-use crate::event_loop::{Tokens, deregister, register};
-use crate::socket::{Flush, PEER_USER_TIMEOUT_MS, SendQueue, Socket};
+use crate::event_loop::{Tokens, deregister};
+use crate::socket::{Flush, SendQueue, Socket};
 
 /// Longest answer taken, bytes: the members of a large cluster.
 const MAX_ANSWER_LEN: usize = 4 * 1024 * 1024;
@@ -118,21 +118,14 @@ impl PeerClients {
 
     /// A connect function returned.
     pub(crate) fn dialled(&mut self, dialled: Dialled, tokens: &mut Tokens) {
-        let Dialled { peer: id, attempt, result, .. } = dialled;
+        let Dialled { peer: id, attempt, .. } = dialled;
         self.dialer.finished(attempt);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if !matches!(peer.link, Link::Dialling(current) if current == attempt) {
             return;
         }
-        let connected = result.and_then(|fd| {
-            let socket = Socket::from_host(fd)?;
-            let token = tokens.next();
-            register(&self.registry, socket.raw(), token)?;
-            Ok((socket, token))
-        });
-        match connected {
+        match dialled.into_socket(&self.registry, tokens) {
             Ok((socket, token)) => {
-                socket.tune(PEER_USER_TIMEOUT_MS);
                 let mut connection =
                     Connection { token, socket, output: SendQueue::default(), input: BytesMut::new() };
                 let mut handshake = BytesMut::new();

@@ -17,7 +17,7 @@ use wire_protocol::rpc::{self, Message, RpcDecoder, RpcLimits};
 use crate::connector::announcement;
 use crate::core::Input;
 use crate::dialer::{Attempt, Dialer, Dialled};
-use crate::event_loop::{Tokens, deregister, register};
+use crate::event_loop::{Tokens, deregister};
 use crate::socket::{Flush, PEER_USER_TIMEOUT_MS, SendQueue, Socket};
 
 /// Wait after the first failed attempt, milliseconds; doubles with each further one.
@@ -188,21 +188,14 @@ impl Transport {
 
     /// A connect function returned.
     pub(crate) fn dialled(&mut self, dialled: Dialled, tokens: &mut Tokens, now_ms: u64) {
-        let Dialled { peer: id, attempt, result, .. } = dialled;
+        let Dialled { peer: id, attempt, .. } = dialled;
         self.dialer.finished(attempt);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if !matches!(peer.link, Link::Dialling(current) if current == attempt) {
             return;
         }
-        let connected = result.and_then(|fd| {
-            let socket = Socket::from_host(fd)?;
-            let token = tokens.next();
-            register(&self.registry, socket.raw(), token)?;
-            Ok((socket, token))
-        });
-        match connected {
+        match dialled.into_socket(&self.registry, tokens) {
             Ok((socket, token)) => {
-                socket.tune(PEER_USER_TIMEOUT_MS);
                 let announcement = Bytes::from(announcement(self.id, &self.address));
                 peer.connected(socket, token, announcement);
                 self.outbound.insert(token, id);
