@@ -20,6 +20,15 @@ const ATTACH: Duration = Duration::from_millis(700);
 const CALLS_SHOWN: usize = 10;
 const FUNCTIONS_SHOWN: usize = 10;
 
+/// What is counted, and where its files go.
+struct Case<'a> {
+    library: &'a Library,
+    setting: Setting,
+    clients: usize,
+    duration: Duration,
+    directory: &'a Path,
+}
+
 pub(crate) fn count(options: &Options) -> Result<(), String> {
     node_program().ok_or("a C compiler is needed")?;
     for program in ["strace", "valgrind"] {
@@ -34,13 +43,13 @@ pub(crate) fn count(options: &Options) -> Result<(), String> {
     for library in options.libraries()? {
         println!("{}: {}, {} nodes, {clients} clients", library.name, setting.load, setting.nodes);
         for (name, measure) in [
-            ("bytes", bytes as fn(&Library, Setting, usize, Duration, &Path) -> Result<String, String>),
+            ("bytes", bytes as fn(&Case<'_>) -> Result<String, String>),
             ("system calls", system_calls),
             ("instructions", instructions),
         ] {
             let directory = data.path().join(format!("{}-{}", library.name, name.replace(' ', "-")));
-            let said = measure(&library, setting, clients, duration, &directory)
-                .map_err(|error| format!("{}, {name}: {error}", library.name))?;
+            let case = Case { library: &library, setting, clients, duration, directory: &directory };
+            let said = measure(&case).map_err(|error| format!("{}, {name}: {error}", library.name))?;
             println!("{said}");
         }
     }
@@ -56,15 +65,9 @@ pub(crate) fn setting(options: &Options, default_nodes: usize) -> Setting {
     }
 }
 
-fn bytes(
-    library: &Library,
-    setting: Setting,
-    clients: usize,
-    duration: Duration,
-    directory: &Path,
-) -> Result<String, String> {
-    let mut lab = Lab::start(library, setting, directory, &[])?;
-    let sample = lab.measure(clients, WARM_UP, duration)?;
+fn bytes(case: &Case<'_>) -> Result<String, String> {
+    let mut lab = Lab::start(case.library, case.setting, case.directory, &[])?;
+    let sample = lab.measure(case.clients, WARM_UP, case.duration)?;
     lab.stop()?;
     Ok(format!(
         "  {:.2} KiB written to disk for each of {} operations",
@@ -73,24 +76,18 @@ fn bytes(
     ))
 }
 
-fn system_calls(
-    library: &Library,
-    setting: Setting,
-    clients: usize,
-    duration: Duration,
-    directory: &Path,
-) -> Result<String, String> {
-    let mut lab = Lab::start(library, setting, directory, &[])?;
+fn system_calls(case: &Case<'_>) -> Result<String, String> {
+    let mut lab = Lab::start(case.library, case.setting, case.directory, &[])?;
     let mut tracers = Vec::new();
     for (place, pid) in lab.pids().into_iter().enumerate() {
-        let output = directory.join(format!("strace-{place}"));
+        let output = case.directory.join(format!("strace-{place}"));
         let mut command = Command::new("strace");
         command.args(["-f", "-c", "-p", &pid.to_string(), "-o"]).arg(&output);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         tracers.push((command.spawn().map_err(|error| format!("strace: {error}"))?, output));
     }
     std::thread::sleep(ATTACH);
-    let operations = lab.count(clients, duration);
+    let operations = lab.count(case.clients, case.duration);
     let mut calls: Vec<(String, u64)> = Vec::new();
     for (tracer, output) in tracers {
         end(tracer)?;
@@ -137,14 +134,8 @@ fn parse_strace(table: &str) -> Vec<(String, u64)> {
     table.lines().filter_map(row).collect()
 }
 
-fn instructions(
-    library: &Library,
-    setting: Setting,
-    clients: usize,
-    duration: Duration,
-    directory: &Path,
-) -> Result<String, String> {
-    let pattern = directory.join("callgrind.%p");
+fn instructions(case: &Case<'_>) -> Result<String, String> {
+    let pattern = case.directory.join("callgrind.%p");
     let wrapper: Vec<String> = [
         "valgrind",
         "-q",
@@ -156,21 +147,21 @@ fn instructions(
     ]
     .map(ToOwned::to_owned)
     .into();
-    let mut lab = Lab::start(library, setting, directory, &wrapper)?;
+    let mut lab = Lab::start(case.library, case.setting, case.directory, &wrapper)?;
     let pids = lab.pids();
     let leader = lab.leader_pid()?;
     // Statements are prepared and pages read by then.
-    lab.count(clients, WARM_UP)?;
+    lab.count(case.clients, WARM_UP)?;
     for pid in &pids {
         run(Command::new("callgrind_control").args(["-i", "on", &pid.to_string()]))?;
     }
-    let operations = lab.count(clients, duration)?;
+    let operations = lab.count(case.clients, case.duration)?;
     for pid in &pids {
         run(Command::new("callgrind_control").args(["-i", "off", &pid.to_string()]))?;
     }
     lab.stop()?;
     let operations = at_least_one(operations)?;
-    let output = |pid: &u32| directory.join(format!("callgrind.{pid}"));
+    let output = |pid: &u32| case.directory.join(format!("callgrind.{pid}"));
     let mut sum = 0_u64;
     for pid in &pids {
         let path = output(pid);
