@@ -108,10 +108,7 @@ impl Replica {
     fn best_transferee(&self) -> Option<NodeId> {
         let own = self.config.id;
         let voters = || self.configuration().voters().map(|server| server.id).filter(move |id| *id != own);
-        let heard = |id: &NodeId| {
-            let contact_ms = self.contact_ms(*id);
-            contact_ms.is_some_and(|at| self.now_ms.saturating_sub(at) < self.config.election_timeout_ms)
-        };
+        let heard = |id: &NodeId| self.hears(*id, self.now_ms);
         let farthest = voters().filter(heard).min_by_key(|id| Reverse(self.matched(*id).unwrap_or(0)));
         if farthest.is_some() {
             return farthest;

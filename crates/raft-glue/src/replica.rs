@@ -544,6 +544,13 @@ impl Replica {
         self.peers.get(&id)?.contact_ms
     }
 
+    /// Whether this peer has answered us as the leader within an election timeout.
+    #[must_use]
+    pub fn hears(&self, id: NodeId, now_ms: u64) -> bool {
+        let limit_ms = self.config.election_timeout_ms;
+        self.contact_ms(id).is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < limit_ms)
+    }
+
     /// Base of the election timeouts, milliseconds.
     #[must_use]
     pub fn election_timeout_ms(&self) -> u64 {

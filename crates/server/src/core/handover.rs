@@ -176,16 +176,13 @@ impl Core {
 
     fn hand_over_leadership(&mut self, now_ms: u64) {
         let own = self.config.id;
-        let limit_ms = self.replica.election_timeout_ms();
         let configuration = self.replica.configuration();
         let others: Vec<NodeId> =
             configuration.voters().map(|server| server.id).filter(|id| *id != own).collect();
         if others.is_empty() {
             return self.substitute_as_leader(now_ms);
         }
-        let heard =
-            |id: &NodeId| self.replica.contact_ms(*id).is_some_and(|at| now_ms.saturating_sub(at) < limit_ms);
-        if !others.iter().any(heard) {
+        if !others.iter().any(|id| self.replica.hears(*id, now_ms)) {
             return self.pause_handover("no other voter answers", now_ms);
         }
         let request = self.new_request();

@@ -214,24 +214,21 @@ impl Core {
     /// Whether the voters that answer now can commit the change and go on after it.
     fn keeps_quorum(&self, id: NodeId, role: Role, now_ms: u64) -> bool {
         let own = self.config.id;
-        let within = |at_ms: Option<u64>, limit_ms: u64| {
-            at_ms.is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < limit_ms)
-        };
-        // Voters count by their raft messages: one whose log has failed still answers questions, but acknowledges nothing.
-        let timeout_ms = self.replica.election_timeout_ms();
-        let acknowledges = |id: NodeId| id == own || within(self.replica.contact_ms(id), timeout_ms);
         let configuration = self.replica.configuration();
         let Some(server) = configuration.server(id) else { return false };
         if id == own || server.role == role {
             return false;
         }
+        // Voters count by their raft messages: one whose log has failed still answers questions, but acknowledges nothing.
         let answering = |except: NodeId| {
-            let counts = |id: &NodeId| *id != except && acknowledges(*id);
+            let counts = |id: &NodeId| *id != except && (*id == own || self.replica.hears(*id, now_ms));
             configuration.voters().map(|server| server.id).filter(counts).count()
         };
+        let fresh_ms = FRESH_MS.max(self.replica.election_timeout_ms() / 2);
+        let is_fresh = self.heard_ms(id).is_some_and(|at_ms| now_ms.saturating_sub(at_ms) < fresh_ms);
         let voters = configuration.voters().count();
         match role {
-            Role::Voter if !within(self.heard_ms(id), FRESH_MS.max(timeout_ms / 2)) => false,
+            Role::Voter if !is_fresh => false,
             Role::Voter => voters == 1 || answering(id) > voters.div_ceil(2),
             _ if server.role == Role::Voter => answering(id) > (voters - 1) / 2,
             _ => true,
