@@ -2,16 +2,19 @@
 //! `sim mutants` shows that bugs are found.
 
 mod mutants;
+mod worker;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::mpsc;
 use std::time::Instant;
 
 use sim::{Detail, Report, SECOND, Scenario, Stats, Violation, World};
+
+use worker::Line;
 
 const USAGE: &str = "usage: sim --seed N [--minutes M] [--trace]
        sim --seeds A..B [--minutes M] [--jobs J]
@@ -135,15 +138,11 @@ fn work(range: (u64, u64), part: (u64, u64), minutes: u64) -> ExitCode {
                 violation = Some("equal seeds give equal runs: two runs differ".to_owned());
             }
         }
-        let text = violation.map_or_else(String::new, |violation| violation.replace('\n', " "));
-        println!("{seed}\t{}\t{text}", report.stats.to_line());
+        println!("{}", Line { seed, stats: Some(report.stats), text: violation.unwrap_or_default() });
         seed += part.1;
     }
     ExitCode::SUCCESS
 }
-
-/// What the workers report: the seed, its counts, and what failed.
-type Line = (u64, Option<Stats>, String);
 
 fn run_many(range: (u64, u64), arguments: &Arguments) -> ExitCode {
     let start = Instant::now();
@@ -151,30 +150,21 @@ fn run_many(range: (u64, u64), arguments: &Arguments) -> ExitCode {
     let program = std::env::current_exe().expect("a running program has a file");
     let mut workers = Vec::new();
     for offset in 0..arguments.jobs {
-        // Processes, not threads: SQLite's allocator and caches are global.
-        let mut child = Command::new(&program)
-            .args(["--seeds", &format!("{}..{}", range.0, range.1)])
-            .args(["--minutes", &arguments.minutes.to_string()])
-            .args(["--worker", &format!("{offset}/{}", arguments.jobs)])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program starts a second time");
+        let seeds = range.0..range.1;
+        let mut child = worker::spawn(&program, None, &seeds, (offset, arguments.jobs), arguments.minutes);
         let output = child.stdout.take().expect("piped");
         let sender = sender.clone();
         let distance = arguments.jobs;
         workers.push(std::thread::spawn(move || {
             let mut next = range.0 + offset;
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let mut parts = line.splitn(3, '\t');
-                let seed = parts.next().and_then(|seed| seed.parse().ok()).unwrap_or(next);
-                let stats = parts.next().and_then(Stats::from_line);
-                let text = parts.next().unwrap_or("the worker said something else").to_owned();
-                next = seed + distance;
-                let _ = sender.send((seed, stats, text));
+                let line = Line::parse(&line, next);
+                next = line.seed + distance;
+                let _ = sender.send(line);
             }
             let status = child.wait();
             if next < range.1 {
-                let _ = sender.send((next, None, format!("the worker ended: {status:?}")));
+                let _ = sender.send(Line::dead(next, &format!("the worker ended: {status:?}")));
             }
         }));
     }
@@ -192,7 +182,7 @@ fn collect(lines: &mpsc::Receiver<Line>, range: (u64, u64), arguments: &Argument
     let mut sum = Stats::default();
     let mut failures: BTreeMap<u64, String> = BTreeMap::new();
     let mut done = 0;
-    for (seed, stats, text) in lines {
+    for Line { seed, stats, text } in lines {
         done += 1;
         if let Some(stats) = stats {
             sum.add(&stats);

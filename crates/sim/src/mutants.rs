@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use planted::Bug;
-use sim::{SECOND, Stats};
+use sim::SECOND;
+
+use crate::worker::{self, Line};
 
 /// Seeds on which the build without a bug is compared to this one.
 const CONTROL: u64 = 8;
@@ -26,15 +28,6 @@ struct Arguments {
     minutes: u64,
     jobs: usize,
     bugs: Vec<Bug>,
-}
-
-/// What a seed came to.
-#[derive(Debug, PartialEq, Eq)]
-struct Line {
-    seed: u64,
-    stats: Option<Stats>,
-    /// The violation; empty if there was none.
-    text: String,
 }
 
 /// What came of a bug.
@@ -112,17 +105,7 @@ fn run(
     minutes: u64,
     mut goes_on: impl FnMut(Line) -> bool,
 ) {
-    let mut command = Command::new(program);
-    if let Some(bug) = bug {
-        command.args(["--planted", bug.name()]);
-    }
-    let mut child = command
-        .args(["--seeds", &format!("{}..{}", seeds.start, seeds.end)])
-        .args(["--minutes", &minutes.to_string()])
-        .args(["--worker", "0/1"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the program starts a second time");
+    let mut child = worker::spawn(program, bug, &seeds, (0, 1), minutes);
     let output = child.stdout.take().expect("piped");
     let (sender, lines) = mpsc::channel();
     let reader = std::thread::spawn(move || {
@@ -156,23 +139,6 @@ fn run(
 
 fn end(child: &mut Child) -> String {
     child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
-}
-
-impl Line {
-    fn parse(line: &str, expected: u64) -> Self {
-        let mut parts = line.splitn(3, '\t');
-        let seed = parts.next().and_then(|seed| seed.parse().ok());
-        let stats = parts.next().and_then(Stats::from_line);
-        match (seed, stats, parts.next()) {
-            (Some(seed), Some(stats), Some(text)) => Self { seed, stats: Some(stats), text: text.to_owned() },
-            _ => Self::dead(expected, &format!("the process is understood: it says {line:?}")),
-        }
-    }
-
-    /// Of a process that says no more.
-    fn dead(seed: u64, text: &str) -> Self {
-        Self { seed, stats: None, text: text.to_owned() }
-    }
 }
 
 /// Without a bug the build does exactly what this one does, and nothing fails.
@@ -286,14 +252,5 @@ mod tests {
         assert_eq!((some.bugs, some.seeds), (vec![Bug::SkipSync, Bug::GateRemoved], 5));
         assert!(parse(words("--only nothing")).is_none());
         assert!(parse(words("--seeds")).is_none());
-    }
-
-    #[test]
-    fn a_line_that_is_none_ends_the_process() {
-        let line = Line::parse("7\t1 2 3\tcheck: text", 7);
-        assert_eq!((line.seed, line.text.as_str(), line.stats.is_some()), (7, "check: text", true));
-        assert!(Line::parse("7\t1 2 3\t", 7).text.is_empty());
-        assert_eq!(Line::parse("panicked", 7).seed, 7);
-        assert!(Line::parse("panicked", 7).stats.is_none());
     }
 }
