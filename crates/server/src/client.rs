@@ -425,21 +425,26 @@ impl Client {
 /// bounds the client's calls.
 pub fn connect_leader<A: AsRef<str>>(addresses: &[A], timeout: Duration) -> Result<Client, ClientError> {
     let deadline = Deadline::after(timeout);
+    let mut told = vec![None; addresses.len()];
     loop {
-        let mut last = Vec::new();
-        for address in addresses.iter().map(AsRef::as_ref) {
+        for (address, told) in addresses.iter().map(AsRef::as_ref).zip(&mut told) {
             let wait = deadline.remaining().map_or(PROBE_TIMEOUT, |left| left.min(PROBE_TIMEOUT));
-            match follow_leader(address, wait) {
+            let outcome = match follow_leader(address, wait) {
                 Ok(Some(mut client)) => {
                     client.set_timeout(timeout);
                     return Ok(client);
                 }
-                Ok(None) => last.push(format!("{address} knows of none")),
-                Err(error) => last.push(error.to_string()),
+                Ok(None) => format!("{address} knows of none"),
+                Err(error) => error.to_string(),
+            };
+            // An attempt that our own time cut short says less of the node than the one before it.
+            if told.is_none() || !deadline.is_over() {
+                *told = Some(outcome);
             }
         }
         if deadline.remaining().is_some_and(|left| left < PROBE_INTERVAL) {
-            return Err(ClientError::NoLeader { waited: timeout, last: last.join(", ") });
+            let last = told.into_iter().flatten().collect::<Vec<String>>().join(", ");
+            return Err(ClientError::NoLeader { waited: timeout, last });
         }
         std::thread::sleep(PROBE_INTERVAL);
     }
@@ -480,6 +485,10 @@ impl Deadline {
 
     fn remaining(self) -> Option<Duration> {
         self.0.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    fn is_over(self) -> bool {
+        self.remaining() == Some(Duration::ZERO)
     }
 
     /// As the option of a socket, where zero would mean for ever.

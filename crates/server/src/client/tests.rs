@@ -191,8 +191,26 @@ fn without_a_leader_each_address_is_accounted_for() {
     let none = || encoded(&[Response::Server { id: NodeId(0), address: String::new() }]);
     // It answers as often as it is asked, so that the time given may be long enough for a busy machine.
     let (address, _thread) = node(|_| (0..1000).map(|_| vec![(Request::Leader, none())]).collect());
-    let error = connect_leader(&[&address, "nonsense:port"], Duration::from_secs(1)).unwrap_err();
+    let error = connect_leader(&[&address, "nonsense:port"], Duration::from_secs(3)).unwrap_err();
     let told = error.to_string();
     assert!(told.contains(&format!("{address} knows of none")), "{told}");
     assert!(told.contains("connect to nonsense:port: invalid port value"), "{told}");
+}
+
+#[test]
+fn an_attempt_that_our_own_time_cut_short_does_not_hide_what_a_node_said() {
+    let none = encoded(&[Response::Server { id: NodeId(0), address: String::new() }]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    // It answers the first client; the second one waits in the backlog of the listener.
+    let node = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let (mut decoder, mut input) = (ClientDecoder::new(1 << 20), BytesMut::new());
+        while !matches!(next(&mut stream, &mut decoder, &mut input), Some(Incoming::Frame(_))) {}
+        stream.write_all(&none).unwrap();
+        listener
+    });
+    let error = connect_leader(&[&address], Duration::from_millis(1500)).unwrap_err().to_string();
+    assert_eq!(error, format!("no leader within 1.5s: {address} knows of none"));
+    drop(node.join().unwrap());
 }
