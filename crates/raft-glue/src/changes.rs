@@ -86,7 +86,7 @@ impl Replica {
         target: Option<NodeId>,
         now_ms: u64,
     ) -> Result<(), ChangeError> {
-        self.now_ms = self.now_ms.max(now_ms);
+        self.advance(now_ms);
         if !self.is_leader() || self.requests.transfer.is_some() {
             return Err(ChangeError::NotLeader);
         }

@@ -118,9 +118,10 @@ impl Replica {
             return self.step(self.message(from, MessageType::MsgAppendResponse, term));
         }
         let last = raft.raft_log.last_index();
-        let now_ms = self.now_ms;
+        // A process that was stopped finds answers from before; by now another leader may have been elected.
+        let looked_ms = self.looked_ms;
         let peer = self.peers.entry(from).or_default();
-        peer.contact_ms = Some(now_ms);
+        peer.contact_ms = Some(looked_ms);
         let credit = std::mem::take(&mut peer.heartbeat_credit);
         if result.rejected.0 == 0 || planted::bug!(RejectionCounts) {
             let mut message = self.message(from, MessageType::MsgAppendResponse, term);

@@ -98,7 +98,7 @@ pub(crate) struct Peer {
     pub(crate) address: String,
     /// A heartbeat went out and no result has come since: the next one stands for a heartbeat response.
     pub(crate) heartbeat_credit: bool,
-    /// When it last answered us as the leader.
+    /// Its last answer to us as the leader is not older than this.
     pub(crate) contact_ms: Option<u64>,
     /// A snapshot is on its way since then.
     pub(crate) snapshot_since_ms: Option<u64>,
@@ -140,6 +140,8 @@ pub struct Replica {
     pub(crate) leading: Option<Leading>,
     pub(crate) requests: Requests,
     pub(crate) now_ms: u64,
+    /// The moment before that: what arrives now had not arrived then, and may have lain in its socket ever since.
+    pub(crate) looked_ms: u64,
     /// A snapshot of the leader that was accepted and is not restored yet.
     pub(crate) installing: Option<InstalledSnapshot>,
     /// An own snapshot is being written.
@@ -227,6 +229,7 @@ impl Replica {
             leading: None,
             requests: Requests::default(),
             now_ms,
+            looked_ms: now_ms,
             installing: None,
             snapshot_running: false,
             outputs: VecDeque::new(),
@@ -249,12 +252,20 @@ impl Replica {
         Ok(replica)
     }
 
+    /// Moves the clock, which never goes back.
+    pub(crate) fn advance(&mut self, now_ms: u64) {
+        if now_ms > self.now_ms {
+            self.looked_ms = self.now_ms;
+            self.now_ms = now_ms;
+        }
+    }
+
     /// A message of a peer, which announced itself with this id and address.
     pub fn handle_message(&mut self, from: NodeId, address: &str, message: rpc::Message, now_ms: u64) {
         if self.halted || from.0 == 0 || from == self.config.id {
             return;
         }
-        self.now_ms = now_ms;
+        self.advance(now_ms);
         if self.peers.len() >= MAX_STRANGERS && !self.peers.contains_key(&from) {
             let members = self.membership.newest();
             self.peers.retain(|id, _| members.server(*id).is_some());
@@ -269,7 +280,7 @@ impl Replica {
 
     /// Time has passed.
     pub fn handle_tick(&mut self, now_ms: u64) {
-        self.now_ms = now_ms;
+        self.advance(now_ms);
         let interval_ms = self.config.tick_interval_ms();
         let due = now_ms.saturating_sub(self.last_tick_ms) / interval_ms;
         self.last_tick_ms =
@@ -469,7 +480,7 @@ impl Replica {
 
     /// The next thing to do.
     pub fn poll_output(&mut self, now_ms: u64) -> Option<Output> {
-        self.now_ms = self.now_ms.max(now_ms);
+        self.advance(now_ms);
         loop {
             if let Some(output) = self.outputs.pop_front() {
                 if matches!(output, Output::LostLeadership) {

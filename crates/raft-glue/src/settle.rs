@@ -90,7 +90,7 @@ impl Replica {
         }
         if leads && self.leading.is_none() {
             let first_index = self.raw.raft.raft_log.last_index();
-            self.leading = Some(Leading { term, first_index, since_ms: self.now_ms });
+            self.leading = Some(Leading { term, first_index, since_ms: self.looked_ms });
             for peer in self.peers.values_mut() {
                 peer.heartbeat_credit = false;
                 peer.contact_ms = None;

@@ -204,3 +204,23 @@ fn a_peer_that_lost_what_it_acknowledged_gets_it_again() {
     assert_eq!(held, last, "the leader sends nothing that it can use");
     assert!(leader.replica.is_leader());
 }
+
+#[test]
+fn answers_from_before_a_pause_do_not_count_as_new() {
+    let mut leader = Leader::elect(1);
+    leader.now_ms += 20;
+    leader.replica.handle_tick(leader.now_ms);
+    let last = leader.log.len() as u64;
+    let asked_ms = leader.now_ms;
+    // The process is stopped for so long that the others may have elected a leader. Then it finds what had come before.
+    leader.now_ms += 10_000;
+    leader.answer(2, 0, last);
+    leader.answer(3, 0, last);
+    assert!(leader.replica.quorum_contact_age_ms(leader.now_ms) >= leader.now_ms - asked_ms);
+    assert!(!leader.replica.hears(NodeId(2), leader.now_ms));
+    leader.now_ms += 20;
+    leader.replica.handle_tick(leader.now_ms);
+    leader.now_ms += 20;
+    leader.answer(2, 0, last);
+    assert!(leader.replica.quorum_contact_age_ms(leader.now_ms) <= 20);
+}

@@ -2,8 +2,7 @@
 //!
 //! One thread, one source of chance, one queue of events ordered by time and then by when they were planned.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 
 use raft_glue::NodeId;
 
@@ -80,32 +79,6 @@ pub(crate) enum Event {
     AnswerOverdue { socket: u64 },
 }
 
-struct Planned {
-    at_us: u64,
-    order: u64,
-    event: Event,
-}
-
-impl PartialEq for Planned {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at_us, self.order) == (other.at_us, other.order)
-    }
-}
-
-impl Eq for Planned {}
-
-impl PartialOrd for Planned {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Planned {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at_us, self.order).cmp(&(other.at_us, other.order))
-    }
-}
-
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -123,7 +96,8 @@ pub struct World {
     pub(crate) random: Random,
     pub(crate) now_us: u64,
     pub(crate) phase: Phase,
-    queue: BinaryHeap<Reverse<Planned>>,
+    /// By moment, microseconds, and then by the order in which they were planned.
+    queue: BTreeMap<(u64, u64), Box<Event>>,
     happened: u64,
     order: u64,
     pub(crate) machines: Vec<Machine>,
@@ -177,7 +151,7 @@ impl World {
             random,
             now_us: 0,
             phase: Phase::Hostile,
-            queue: BinaryHeap::new(),
+            queue: BTreeMap::new(),
             happened: 0,
             order: 0,
             machines,
@@ -224,7 +198,7 @@ impl World {
     /// Plans an event.
     pub(crate) fn plan_at(&mut self, at_us: u64, event: Event) {
         self.order += 1;
-        self.queue.push(Reverse(Planned { at_us: at_us.max(self.now_us), order: self.order, event }));
+        self.queue.insert((at_us.max(self.now_us), self.order), Box::new(event));
     }
 
     /// The last events as they are at any moment, also after a panic.
@@ -258,15 +232,17 @@ impl World {
 
     /// Runs until this moment.
     pub(crate) fn run_until(&mut self, until_us: u64) -> Result<(), Violation> {
-        while self.queue.peek().is_some_and(|Reverse(next)| next.at_us < until_us) {
-            let Some(Reverse(next)) = self.queue.pop() else { break };
-            self.now_us = next.at_us;
+        while let Some(next) = self.queue.first_entry()
+            && next.key().0 < until_us
+        {
+            let ((at_us, _), event) = next.remove_entry();
+            self.now_us = at_us;
             self.happened += 1;
             if self.happened > MAX_EVENTS {
                 let text = format!("{MAX_EVENTS} events in {} s", self.now_us / SECOND);
                 return Err(Violation::new("nothing goes round in circles", text));
             }
-            self.happen(next.event)?;
+            self.happen(*event)?;
         }
         self.now_us = until_us;
         Ok(())

@@ -1,5 +1,5 @@
 //! Seeds that once found a bug, each with what it was. A seed stands for its history only together with the simulator of
-//! its day, so all but the last of these bugs have a test of their own, too; see "Bugs found" in the README of this crate.
+//! its day, so each of these bugs has a test of its own, too; see "Bugs found" in the README of this crate.
 
 use sim::{Detail, SECOND, Scenario, World};
 

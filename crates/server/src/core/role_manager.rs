@@ -150,7 +150,12 @@ impl Core {
         for server in &self.replica.configuration().servers {
             let own = server.id == self.config.id;
             let known = self.roles.known.get(&server.id);
-            let silent_ms = now_ms.saturating_sub(self.heard_ms(server.id).unwrap_or(since_ms));
+            // A voter is there for its acknowledgements: one whose log has failed still answers questions.
+            let heard_ms = match server.role {
+                Role::Voter => self.replica.contact_ms(server.id),
+                _ => self.heard_ms(server.id),
+            };
+            let silent_ms = now_ms.saturating_sub(heard_ms.unwrap_or(since_ms));
             let described = own || known.is_some_and(|known| known.answered_ms.is_some());
             if !described && now_ms.saturating_sub(since_ms) < limit_ms {
                 return None;
@@ -219,7 +224,6 @@ impl Core {
         if id == own || server.role == role {
             return false;
         }
-        // Voters count by their raft messages: one whose log has failed still answers questions, but acknowledges nothing.
         let answering = |except: NodeId| {
             let counts = |id: &NodeId| *id != except && (*id == own || self.replica.hears(*id, now_ms));
             configuration.voters().map(|server| server.id).filter(counts).count()
