@@ -138,11 +138,23 @@ impl Replica {
         }
     }
 
+    /// Requests go to where the configuration has the peer, answers to where it says that it is: the log of one that lost
+    /// something may end with a configuration from before everybody moved.
     pub(crate) fn transmit(&mut self, to: NodeId, message: rpc::Message) {
         let member = self.membership.newest().server(to).map(|server| &server.address);
-        let address = member.or_else(|| self.peers.get(&to).map(|peer| &peer.address));
+        let announced = self.announced_address(to);
+        let address = if is_answer(&message) { announced.or(member) } else { member.or(announced) };
         if let Some(address) = address {
             self.outputs.push_back(Output::Transmit { to, address: address.clone(), message });
         }
     }
+
+    /// Where a peer says that it is.
+    pub(crate) fn announced_address(&self, id: NodeId) -> Option<&String> {
+        self.peers.get(&id).map(|peer| &peer.address).filter(|address| !address.is_empty())
+    }
+}
+
+fn is_answer(message: &rpc::Message) -> bool {
+    matches!(message, rpc::Message::AppendEntriesResult(_) | rpc::Message::RequestVoteResult(_))
 }

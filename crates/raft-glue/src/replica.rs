@@ -514,9 +514,12 @@ impl Replica {
         if self.halted || id.0 == 0 || self.transfer_pending() {
             return None;
         }
-        let address = if id == self.config.id { Some(self.config.address.clone()) } else { None };
-        let address = self.membership.newest().server(id).map(|server| server.address.clone()).or(address);
-        Some((id, address.or_else(|| self.peers.get(&id).map(|peer| peer.address.clone()))?))
+        let member = self.membership.newest().server(id).map(|server| &server.address);
+        let address = match id == self.config.id {
+            true => member.or(Some(&self.config.address)),
+            false => self.announced_address(id).or(member),
+        };
+        Some((id, address?.clone()))
     }
 
     /// The configuration in force.

@@ -8,7 +8,7 @@ mod common;
 use bytes::Bytes;
 use common::{Random, address, configuration};
 use raft_glue::{Config, Entry, EntryKind, HardState, Loaded, LogIndex, NodeId, Output, Replica, Role, Term};
-use wire_protocol::rpc::{AppendEntriesResult, Message, RequestVoteResult};
+use wire_protocol::rpc::{AppendEntries, AppendEntriesResult, Message, RequestVoteResult};
 
 /// A leader and what it has in its log.
 struct Leader {
@@ -223,4 +223,37 @@ fn answers_from_before_a_pause_do_not_count_as_new() {
     leader.now_ms += 20;
     leader.answer(2, 0, last);
     assert!(leader.replica.quorum_contact_age_ms(leader.now_ms) <= 20);
+}
+
+/// Simulator seed 101943: a node that had lost its newest entries knew the leader from before the cluster had moved.
+#[test]
+fn answers_go_to_where_the_peer_says_that_it_is() {
+    let old = configuration(&[(1, Role::Voter), (3, Role::Voter)]);
+    let loaded = Loaded {
+        hard_state: HardState { term: Term(2), vote: None },
+        first_index: LogIndex(1),
+        entries: vec![Entry { term: Term(1), kind: EntryKind::Configuration, data: old.encode() }],
+        ..Loaded::default()
+    };
+    let mut replica = Replica::new(Config::new(NodeId(3), address(3)), loaded, 0).unwrap();
+    let append = AppendEntries {
+        term: Term(2),
+        prev_log_index: LogIndex(9),
+        prev_log_term: Term(2),
+        leader_commit: LogIndex(9),
+        entries: Vec::new(),
+    };
+    replica.handle_message(NodeId(1), "moved", Message::AppendEntries(append), 0);
+    let mut answers = Vec::new();
+    while let Some(output) = replica.poll_output(0) {
+        match output {
+            Output::Persist(step) => replica.handle_persisted(step.number),
+            Output::Transmit { to, address, message } => answers.push((to, address, message)),
+            _ => {}
+        }
+    }
+    assert!(
+        matches!(&answers[..], [(NodeId(1), address, Message::AppendEntriesResult(_))] if address == "moved")
+    );
+    assert_eq!(replica.leader(), Some((NodeId(1), "moved".to_owned())));
 }
