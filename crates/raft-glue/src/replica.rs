@@ -589,6 +589,13 @@ impl Replica {
         LogIndex(self.raw.raft.raft_log.last_index())
     }
 
+    /// Whether an entry is on its way: neither durable here nor committed by the others.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        let log = &self.raw.raft.raft_log;
+        log.last_index() > log.persisted.max(log.committed)
+    }
+
     /// Last entry known to be committed.
     #[must_use]
     pub fn commit_index(&self) -> LogIndex {
