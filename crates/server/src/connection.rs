@@ -60,6 +60,8 @@ pub(crate) struct Connection {
     output: SendQueue,
     phase: Phase,
     readable: bool,
+    /// The poll has said that the peer sends no more: the end is there, behind what can be read.
+    ending: bool,
     writable: bool,
     paused: bool,
     closing: bool,
@@ -78,6 +80,7 @@ impl Connection {
             output: SendQueue::default(),
             phase: Phase::Handshake,
             readable: true,
+            ending: false,
             writable: true,
             paused: false,
             closing: false,
@@ -86,9 +89,10 @@ impl Connection {
         }
     }
 
-    /// Notes what the poll said.
-    pub(crate) fn ready(&mut self, readable: bool, writable: bool) {
-        self.readable |= readable;
+    /// Notes what the poll said; `ending` that the peer sends no more.
+    pub(crate) fn ready(&mut self, readable: bool, ending: bool, writable: bool) {
+        self.readable |= readable || ending;
+        self.ending |= ending;
         self.writable |= writable;
     }
 
@@ -149,6 +153,9 @@ impl Connection {
                 Ok(len) => {
                     self.input.extend_from_slice(&scratch[..len]);
                     budget = budget.saturating_sub(len);
+                    // There was no more. What comes later is told by the poll, which has told of the end, too, if it
+                    // was there when the poll looked.
+                    self.readable = len == scratch.len() || self.ending;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.readable = false,
                 Err(_) => return ReadEnd::Broken,
@@ -253,7 +260,7 @@ mod tests {
     }
 
     fn read(connection: &mut Connection) -> (ReadEnd, Vec<FromClient>) {
-        connection.ready(true, true);
+        connection.ready(true, false, true);
         let mut seen = Vec::new();
         let end = connection.read(&mut [0; 4096], |event| seen.push(event));
         (end, seen)
@@ -305,10 +312,24 @@ mod tests {
         peer.write_all(&HANDSHAKE).unwrap();
         peer.write_all(&frame(3, 1)).unwrap();
         drop(peer);
+        late.ready(true, true, true);
         let (end, seen) = read(&mut late);
         assert_eq!(end, ReadEnd::Waiting);
         assert!(matches!(seen[..], [FromClient::Opened(_), FromClient::Frame(_), FromClient::Eof]));
         assert!(!late.wants_read());
+    }
+
+    #[test]
+    fn an_end_that_comes_behind_what_was_read_is_reported_when_the_poll_tells_of_it() {
+        let (mut connection, mut peer) = connection();
+        peer.write_all(&HANDSHAKE).unwrap();
+        let (_, seen) = read(&mut connection);
+        assert!(matches!(seen[..], [FromClient::Opened(_)]));
+        assert!(!connection.wants_read(), "one look is enough");
+        drop(peer);
+        connection.ready(true, true, false);
+        let (_, seen) = read(&mut connection);
+        assert!(matches!(seen[..], [FromClient::Eof]));
     }
 
     #[test]
@@ -356,7 +377,7 @@ mod tests {
             peer
         });
         while !connection.take_drained() {
-            connection.ready(false, true);
+            connection.ready(false, false, true);
             connection.flush(&mut gather).unwrap();
             std::thread::yield_now();
         }

@@ -223,7 +223,7 @@ impl EventLoop {
                 LISTENER => self.parts.listener.ready(),
                 _ => match self.clients.get_mut(&token) {
                     Some(connection) => {
-                        connection.ready(readable, writable);
+                        connection.ready(readable, event.is_read_closed() || gone, writable);
                         self.to_read.insert(token);
                         self.to_flush.insert(token);
                         if gone {

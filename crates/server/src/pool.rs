@@ -2,12 +2,18 @@
 //!
 //! The queue has no bound of its own, since there is at most one job for each client. Threads are added on demand, up to
 //! the configured number, and stay until the pool is joined.
+//!
+//! Most jobs take microseconds, less than it takes to wake a thread. So no more threads are awake than there are
+//! processors for, and one that is awake goes on with what has come meanwhile. A thread that waits looks after the others
+//! while there is work: jobs that take long are not counted, so that nothing waits for the end of one.
 
 use std::collections::VecDeque;
 use std::io;
+use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::executor::{Job, join, run_job};
 use crate::options::LiveOptions;
@@ -15,6 +21,8 @@ use crate::wake::Outbox;
 
 /// Most threads of one pool, whatever was configured.
 const MAX_THREADS: usize = 64;
+/// After so long without a new job taken, those that run do not count: the next ones need threads beside them.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// The threads and their queue.
 #[derive(Debug)]
@@ -31,38 +39,123 @@ pub(crate) struct Pool<J: Job> {
 struct Queue<J> {
     state: Mutex<State<J>>,
     changed: Condvar,
+    /// How many threads make the best of the processors, the loop having one.
+    enough: usize,
 }
 
 #[derive(Debug)]
 struct State<J> {
     jobs: VecDeque<J>,
+    /// Jobs taken so far; the last one has this number.
+    taken: u64,
     running: usize,
+    /// How many of the running jobs take long, and the newest of them.
+    slow: usize,
+    slow_until: u64,
+    /// Threads that are done with a job and about to look for the next one.
+    returning: usize,
+    /// Threads that wait for a job.
+    idle: usize,
+    /// One of them was woken and is not there yet.
+    waking: bool,
+    /// One of them looks after the others.
+    watched: bool,
     /// No job will be added; threads end when there is none left.
     closed: bool,
 }
 
+impl<J> State<J> {
+    fn is_crowded(&self, enough: usize) -> bool {
+        self.running - self.slow >= enough
+    }
+
+    fn take(&mut self) -> Option<(u64, J)> {
+        let job = self.jobs.pop_front()?;
+        self.taken += 1;
+        self.running += 1;
+        Some((self.taken, job))
+    }
+}
+
 impl<J> Queue<J> {
-    fn new() -> Self {
-        let state = State { jobs: VecDeque::new(), running: 0, closed: false };
-        Self { state: Mutex::new(state), changed: Condvar::new() }
+    fn new(enough: usize) -> Self {
+        let state = State {
+            jobs: VecDeque::new(),
+            taken: 0,
+            running: 0,
+            slow: 0,
+            slow_until: 0,
+            returning: 0,
+            idle: 0,
+            waking: false,
+            watched: false,
+            closed: false,
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new(), enough }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<J>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a job; `None` is the end.
-    fn next(&self) -> Option<J> {
+    /// Adds a job; gives the number of those that are not done.
+    fn push(&self, job: J) -> usize {
         let mut state = self.lock();
+        state.jobs.push_back(job);
+        self.wake(&mut state);
+        state.running + state.jobs.len()
+    }
+
+    /// Wakes a thread if there is something to do for it; it wakes the next.
+    fn wake(&self, state: &mut State<J>) {
+        let wanted = !state.is_crowded(self.enough) || !state.watched;
+        let nobody_comes = state.returning == 0 && !state.waking;
+        if !state.jobs.is_empty() && wanted && state.idle > 0 && nobody_comes {
+            state.waking = true;
+            self.changed.notify_one();
+        }
+    }
+
+    /// A thread is done with this job, and will call [`Self::next`] soon.
+    fn ended(&self, number: u64) {
+        let mut state = self.lock();
+        state.running -= 1;
+        state.slow -= usize::from(number <= state.slow_until);
+        state.returning += 1;
+    }
+
+    /// Waits for a job; `None` is the end. `again` after [`Self::ended`].
+    fn next(&self, again: bool) -> Option<(u64, J)> {
+        let mut state = self.lock();
+        state.returning -= usize::from(again);
+        let mut seen = state.taken;
         loop {
-            if let Some(job) = state.jobs.pop_front() {
-                state.running += 1;
+            if !state.is_crowded(self.enough)
+                && let Some(job) = state.take()
+            {
+                self.wake(&mut state);
                 return Some(job);
             }
-            if state.closed {
+            if state.jobs.is_empty() && state.closed {
                 return None;
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle += 1;
+            if !state.watched && (!state.jobs.is_empty() || state.taken != seen) {
+                seen = state.taken;
+                state.watched = true;
+                let waited = self.changed.wait_timeout(state, PATIENCE);
+                let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                state = guard;
+                state.watched = false;
+                if timeout.timed_out() && state.taken == seen {
+                    state.slow = state.running;
+                    state.slow_until = state.taken;
+                }
+            } else {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            state.idle -= 1;
+            state.waking = false;
         }
     }
 }
@@ -70,7 +163,9 @@ impl<J> Queue<J> {
 impl<J: Job> Pool<J> {
     /// Starts the first thread.
     pub(crate) fn start(names: Arc<AtomicUsize>, live: Arc<LiveOptions>, outbox: Outbox) -> io::Result<Self> {
-        let mut pool = Self { queue: Arc::new(Queue::new()), threads: Vec::new(), names, live, outbox };
+        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let queue = Arc::new(Queue::new(processors.saturating_sub(1).max(1)));
+        let mut pool = Self { queue, threads: Vec::new(), names, live, outbox };
         pool.add_thread()?;
         Ok(pool)
     }
@@ -80,10 +175,13 @@ impl<J: Job> Pool<J> {
         let outbox = self.outbox.clone();
         let name = format!("dqlite-sql-{}", self.names.fetch_add(1, Ordering::Relaxed));
         let thread = std::thread::Builder::new().name(name).spawn(move || {
-            while let Some(job) = queue.next() {
+            let mut again = false;
+            while let Some((number, job)) = queue.next(again) {
                 let completion = run_job(job);
-                queue.lock().running -= 1;
+                // Before the loop hears of it and has the next job.
+                queue.ended(number);
                 outbox.send(completion);
+                again = true;
             }
         })?;
         self.threads.push(thread);
@@ -92,11 +190,7 @@ impl<J: Job> Pool<J> {
 
     /// Queues a job.
     pub(crate) fn submit(&mut self, job: J) {
-        let mut state = self.queue.lock();
-        state.jobs.push_back(job);
-        let busy = state.running + state.jobs.len();
-        drop(state);
-        self.queue.changed.notify_one();
+        let busy = self.queue.push(job);
         let configured = usize::try_from(self.live.pool_thread_count()).unwrap_or(MAX_THREADS);
         if busy > self.threads.len()
             && self.threads.len() < configured.clamp(1, MAX_THREADS)

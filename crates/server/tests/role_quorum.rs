@@ -1,4 +1,5 @@
 //! Role management of a leader whose peers are played by the test: whom it counts, and whom it leaves alone.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
 use std::sync::Arc;
 
