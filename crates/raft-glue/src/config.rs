@@ -22,13 +22,15 @@ pub enum SnapshotRule {
     /// At once: what a host asked for is done to the letter.
     #[default]
     Threshold,
-    /// When the log since the last one is as long as the state itself, and at the latest when it is 1 GiB long or has
-    /// 262,144 entries. So a small state is written as often as with C's default, and of a large one no more is
-    /// written for snapshots than for the log; a start never replays more than fits into the memory that the state takes.
+    /// When the log since the last one is four times as long as the state itself, and at the latest when it is 1 GiB long
+    /// or has 262,144 entries. So a small state is written as often as with C's default, and for snapshots of a large one
+    /// a quarter of what goes into the log is written; a start replays no more than four times the state.
     BySize,
 }
 
-/// Longest log that [`SnapshotRule::BySize`] lets grow, bytes of data.
+/// How many times as long as the state [`SnapshotRule::BySize`] lets the log grow.
+pub(crate) const LOG_TO_STATE: u64 = 4;
+/// Longest log that it lets grow, bytes of data.
 pub(crate) const MAX_LOG_BYTES: u64 = 1 << 30;
 /// The same in entries.
 pub(crate) const MAX_LOG_ENTRIES: u64 = 1 << 18;

@@ -26,6 +26,7 @@ use crate::executor::{Executor, SqliteThread};
 use crate::listener::Listener;
 use crate::peer_client::PeerClients;
 use crate::snapshot_thread::SnapshotThread;
+use crate::spin::{self, Spin};
 use crate::transport::Transport;
 use crate::wake::{ClusterView, Completion, Notifier};
 
@@ -131,6 +132,9 @@ pub(crate) struct EventLoop {
     /// Hosts that wait for a handover, by its name.
     handovers: BTreeMap<u64, Sender<Result<(), String>>>,
     next_handover: u64,
+    processors: usize,
+    /// After something has happened.
+    spin: Spin,
     next_tick_ms: u64,
     tokens: Tokens,
     scratch: Vec<u8>,
@@ -152,6 +156,8 @@ impl EventLoop {
             handovers: BTreeMap::new(),
             next_handover: 0,
             next_tick_ms: 0,
+            processors: spin::processors(),
+            spin: Spin::default(),
             tokens: Tokens::new(),
             scratch: vec![0; SCRATCH_LEN],
             gather: Vec::new(),
@@ -162,13 +168,17 @@ impl EventLoop {
     pub(crate) fn run(&mut self) {
         let mut events = Events::with_capacity(MAX_EVENTS);
         while self.phase != Phase::Ended {
-            if let Err(error) = self.parts.poll.poll(&mut events, self.timeout())
+            let timeout = self.timeout();
+            if let Err(error) = self.parts.poll.poll(&mut events, timeout)
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 self.broken(&format!("waiting for events failed: {error}"));
                 return;
             }
             let now_ms = self.now_ms();
+            if !events.is_empty() {
+                self.spin = Spin::begin(self.processors);
+            }
             self.collect(&events, now_ms);
             self.feed(now_ms);
             self.perform(now_ms);
@@ -187,7 +197,7 @@ impl EventLoop {
         !self.parts.disk.is_full()
     }
 
-    fn timeout(&self) -> Option<Duration> {
+    fn timeout(&mut self) -> Option<Duration> {
         let parts = &self.parts;
         let unfinished = !self.inputs.is_empty()
             || !self.to_flush.is_empty()
@@ -195,9 +205,10 @@ impl EventLoop {
             || parts.transport.wants_turn()
             || parts.peer_clients.wants_turn()
             || (self.accepts_work() && (!self.to_read.is_empty() || parts.transport.wants_read()));
-        if unfinished {
+        if unfinished || self.spin.go_on() {
             return Some(Duration::ZERO);
         }
+        let parts = &self.parts;
         let accept = if self.phase == Phase::Stopping { None } else { parts.listener.deadline_ms() };
         let deadlines = [
             parts.core.next_deadline_ms(),

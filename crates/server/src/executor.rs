@@ -20,6 +20,7 @@ use crossbeam_channel::Sender;
 use crate::core::{JobClass, SqlDone, SqlJob};
 use crate::options::LiveOptions;
 use crate::pool::Pool;
+use crate::spin::{self, Spin};
 use crate::wake::{Completion, Outbox, panic_text};
 
 /// Tasks that may wait for the one thread of a process. There is at most one job for each client, so this is reached with
@@ -178,14 +179,22 @@ impl SqliteThread {
         let (tasks, queue) = crossbeam_channel::bounded::<Task>(MAX_QUEUED);
         let (quit, ended) = crossbeam_channel::bounded::<()>(0);
         let handle = std::thread::Builder::new().name("dqlite-sql-0".to_owned()).spawn(move || {
+            let processors = spin::processors();
+            let mut spin = Spin::default();
             loop {
-                crossbeam_channel::select_biased! {
-                    recv(queue) -> task => match task {
-                        Ok(task) => task(),
-                        Err(_) => return,
+                let task = match queue.try_recv() {
+                    Ok(task) => task,
+                    Err(_) if spin.go_on() => continue,
+                    Err(_) => crossbeam_channel::select_biased! {
+                        recv(queue) -> task => match task {
+                            Ok(task) => task,
+                            Err(_) => return,
+                        },
+                        recv(ended) -> _ => return,
                     },
-                    recv(ended) -> _ => return,
-                }
+                };
+                task();
+                spin = Spin::begin(processors);
             }
         })?;
         let thread = Arc::new(SharedThread { tasks, id: handle.thread().id() });

@@ -24,6 +24,7 @@ mod peer_client;
 mod pool;
 mod snapshot_thread;
 mod socket;
+mod spin;
 mod startup;
 mod transport;
 mod wake;

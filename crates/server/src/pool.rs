@@ -9,7 +9,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -17,6 +16,7 @@ use std::time::Duration;
 
 use crate::executor::{Job, join, run_job};
 use crate::options::LiveOptions;
+use crate::spin::{self, Spin};
 use crate::wake::Outbox;
 
 /// Most threads of one pool, whatever was configured.
@@ -39,8 +39,11 @@ pub(crate) struct Pool<J: Job> {
 struct Queue<J> {
     state: Mutex<State<J>>,
     changed: Condvar,
+    processors: usize,
     /// How many threads make the best of the processors, the loop having one.
     enough: usize,
+    /// Jobs added so far, for those that look without the lock.
+    added: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -78,7 +81,7 @@ impl<J> State<J> {
 }
 
 impl<J> Queue<J> {
-    fn new(enough: usize) -> Self {
+    fn new(processors: usize) -> Self {
         let state = State {
             jobs: VecDeque::new(),
             taken: 0,
@@ -91,7 +94,14 @@ impl<J> Queue<J> {
             watched: false,
             closed: false,
         };
-        Self { state: Mutex::new(state), changed: Condvar::new(), enough }
+        let enough = processors.saturating_sub(1).max(1);
+        Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            processors,
+            enough,
+            added: AtomicUsize::new(0),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<J>> {
@@ -102,18 +112,32 @@ impl<J> Queue<J> {
     fn push(&self, job: J) -> usize {
         let mut state = self.lock();
         state.jobs.push_back(job);
-        self.wake(&mut state);
-        state.running + state.jobs.len()
+        let busy = state.running + state.jobs.len();
+        self.added.fetch_add(1, Ordering::Release);
+        self.wake(state);
+        busy
     }
 
     /// Wakes a thread if there is something to do for it; it wakes the next.
-    fn wake(&self, state: &mut State<J>) {
+    fn wake(&self, mut state: MutexGuard<'_, State<J>>) {
         let wanted = !state.is_crowded(self.enough) || !state.watched;
         let nobody_comes = state.returning == 0 && !state.waking;
         if !state.jobs.is_empty() && wanted && state.idle > 0 && nobody_comes {
             state.waking = true;
+            drop(state);
             self.changed.notify_one();
         }
+    }
+
+    /// Looks for a job without holding the lock; nobody needs to be woken for one meanwhile.
+    fn look<'a>(&'a self, mut state: MutexGuard<'a, State<J>>, spin: &mut Spin) -> MutexGuard<'a, State<J>> {
+        state.returning += 1;
+        let added = self.added.load(Ordering::Acquire);
+        drop(state);
+        while self.added.load(Ordering::Acquire) == added && spin.go_on() {}
+        let mut state = self.lock();
+        state.returning -= 1;
+        state
     }
 
     /// A thread is done with this job, and will call [`Self::next`] soon.
@@ -129,12 +153,17 @@ impl<J> Queue<J> {
         let mut state = self.lock();
         state.returning -= usize::from(again);
         let mut seen = state.taken;
+        let mut spin = if again { Spin::begin(self.processors) } else { Spin::default() };
         loop {
             if !state.is_crowded(self.enough)
                 && let Some(job) = state.take()
             {
-                self.wake(&mut state);
+                self.wake(state);
                 return Some(job);
+            }
+            if state.jobs.is_empty() && !state.closed && spin.go_on() {
+                state = self.look(state, &mut spin);
+                continue;
             }
             if state.jobs.is_empty() && state.closed {
                 return None;
@@ -163,8 +192,7 @@ impl<J> Queue<J> {
 impl<J: Job> Pool<J> {
     /// Starts the first thread.
     pub(crate) fn start(names: Arc<AtomicUsize>, live: Arc<LiveOptions>, outbox: Outbox) -> io::Result<Self> {
-        let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let queue = Arc::new(Queue::new(processors.saturating_sub(1).max(1)));
+        let queue = Arc::new(Queue::new(spin::processors()));
         let mut pool = Self { queue, threads: Vec::new(), names, live, outbox };
         pool.add_thread()?;
         Ok(pool)
