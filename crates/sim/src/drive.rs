@@ -80,7 +80,9 @@ impl World {
             self.stats.count("client quits in a request");
             return self.leave(client, None);
         }
-        let runs = matches!(self.clients[client].stage, Stage::Running(_));
+        // The answers to FINALIZE and to INTERRUPT look the same.
+        let runs = matches!(self.clients[client].stage, Stage::Running(_))
+            && !matches!(request, Request::Finalize { .. });
         if runs && self.is_hostile() && self.random.per_million(self.scenario.interrupts) {
             self.stats.count("interrupt");
             self.clients[client].interrupting = true;

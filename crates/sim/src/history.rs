@@ -98,6 +98,8 @@ pub enum Anomaly {
         transaction: TransactionId,
         /// Which list.
         key: u64,
+        /// What it was in the end.
+        list: Vec<u64>,
     },
     /// Some appends of a transaction are there and some are not.
     Torn {
@@ -203,7 +205,7 @@ fn dependencies(
             let list = lists.get(key).map_or(&[][..], Vec::as_slice);
             let seen: Vec<u64> = values.iter().copied().filter(|value| !own.contains(value)).collect();
             if !list.starts_with(&seen) {
-                return Err(Anomaly::ImpossibleRead { transaction: id, key: *key });
+                return Err(Anomaly::ImpossibleRead { transaction: id, key: *key, list: list.to_vec() });
             }
             if let Some(from) = seen.last().and_then(|value| writer.get(value)) {
                 edge(*from, id);
@@ -381,7 +383,10 @@ mod tests {
             transaction(0, 1, Unknown, vec![append(1, 10)]),
             transaction(2, 3, Committed, vec![read(1, &[10])]),
         ];
-        assert_eq!(run(history, &[(1, &[])]), Err(Anomaly::ImpossibleRead { transaction: 1, key: 1 }));
+        assert_eq!(
+            run(history, &[(1, &[])]),
+            Err(Anomaly::ImpossibleRead { transaction: 1, key: 1, list: Vec::new() })
+        );
     }
 
     #[test]
@@ -459,7 +464,7 @@ mod tests {
         ];
         assert_eq!(
             run(reordered, &[(1, &[10, 11])]),
-            Err(Anomaly::ImpossibleRead { transaction: 2, key: 1 })
+            Err(Anomaly::ImpossibleRead { transaction: 2, key: 1, list: vec![10, 11] })
         );
     }
 }

@@ -7,6 +7,9 @@ use crate::node::Process;
 use crate::scenario::{MILLISECOND, Nemesis, SECOND};
 use crate::world::{Event, World};
 
+/// How an LZ4 frame begins.
+const LZ4_MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
+
 impl World {
     /// Plans the next strike of a fault.
     pub(crate) fn plan_strike(&mut self, nemesis: usize) {
@@ -110,14 +113,15 @@ impl World {
         }
         self.kill(node);
         // C's format has no checksum over term and vote, or over a snapshot that is not compressed: nobody could tell.
-        let plain = !self.scenario.compression;
+        let disk = &self.machines[node].disk;
+        let plain = |name: &str| !disk.content(name).is_some_and(|content| content.starts_with(&LZ4_MAGIC));
         let checked = |name: &String| {
             let unchecked = name.contains("lock")
                 || name.starts_with("metadata")
-                || (plain && name.starts_with("snapshot") && !name.contains("meta"));
+                || (name.starts_with("snapshot") && !name.contains("meta") && plain(name));
             !unchecked
         };
-        let names: Vec<String> = self.machines[node].disk.names().into_iter().filter(checked).collect();
+        let names: Vec<String> = disk.names().into_iter().filter(checked).collect();
         if names.is_empty() {
             return;
         }
