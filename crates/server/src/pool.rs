@@ -118,6 +118,12 @@ impl<J> Queue<J> {
         busy
     }
 
+    /// No job will be added.
+    fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
     /// Wakes a thread if there is something to do for it; it wakes the next.
     fn wake(&self, mut state: MutexGuard<'_, State<J>>) {
         let wanted = !state.is_crowded(self.enough) || !state.watched;
@@ -166,6 +172,8 @@ impl<J> Queue<J> {
                 continue;
             }
             if state.jobs.is_empty() && state.closed {
+                // Those that went on waiting when the queue was closed, as others were to do the rest.
+                self.changed.notify_all();
                 return None;
             }
             state.idle += 1;
@@ -244,8 +252,87 @@ impl<J: Job> Pool<J> {
 
     /// Lets queued jobs finish and joins the threads.
     pub(crate) fn join(self) {
-        self.queue.lock().closed = true;
-        self.queue.changed.notify_all();
+        self.queue.close();
         self.threads.into_iter().for_each(join);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    use super::*;
+
+    /// Threads that run jobs, which are how long they take, and tell the number of each.
+    fn threads(
+        queue: &Arc<Queue<Duration>>,
+        count: usize,
+    ) -> (Vec<JoinHandle<()>>, mpsc::Receiver<(u64, Duration)>) {
+        let (sender, told) = mpsc::channel();
+        let run = |_| {
+            let (queue, sender) = (Arc::clone(queue), sender.clone());
+            std::thread::spawn(move || {
+                let mut again = false;
+                while let Some((number, job)) = queue.next(again) {
+                    std::thread::sleep(job);
+                    queue.ended(number);
+                    sender.send((number, job)).unwrap();
+                    again = true;
+                }
+            })
+        };
+        ((0..count).map(run).collect(), told)
+    }
+
+    fn wait(told: &mpsc::Receiver<(u64, Duration)>) -> Duration {
+        told.recv_timeout(Duration::from_secs(20)).unwrap().1
+    }
+
+    #[test]
+    fn all_threads_end_although_jobs_were_queued_when_the_queue_was_closed() {
+        for pause_us in [0, 100, 1000, 3000] {
+            let queue = Arc::new(Queue::new(2));
+            let (threads, told) = threads(&queue, 4);
+            for _ in 0..6 {
+                queue.push(Duration::from_millis(2));
+            }
+            std::thread::sleep(Duration::from_micros(pause_us));
+            queue.close();
+            for _ in 0..6 {
+                assert_eq!(wait(&told), Duration::from_millis(2));
+            }
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        }
+    }
+
+    #[test]
+    fn nothing_waits_for_the_end_of_a_long_job() {
+        let queue = Arc::new(Queue::new(2));
+        let (threads, told) = threads(&queue, 3);
+        let long = Duration::from_secs(2);
+        queue.push(long);
+        let started = Instant::now();
+        for _ in 0..300 {
+            queue.push(Duration::ZERO);
+            assert_eq!(wait(&told), Duration::ZERO);
+        }
+        assert!(started.elapsed() < long, "{:?}", started.elapsed());
+        queue.push(long);
+        queue.push(Duration::ZERO);
+        assert_eq!(wait(&told), Duration::ZERO, "two of three threads have long jobs");
+        queue.close();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    #[test]
+    fn short_jobs_are_left_to_the_thread_that_is_awake() {
+        let queue = Queue::new(2);
+        queue.push(Duration::ZERO);
+        queue.push(Duration::ZERO);
+        let (number, _) = queue.next(false).unwrap();
+        assert!(queue.lock().is_crowded(queue.enough));
+        queue.ended(number);
+        assert!(queue.next(true).is_some());
     }
 }

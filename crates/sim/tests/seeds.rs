@@ -28,6 +28,8 @@ seeds! {
     segments_prepared_ahead_stood_in_the_way_after_a_loss_2: 317,
     an_open_segment_was_put_behind_the_wrong_snapshot: 1007,
     a_voter_whose_log_had_failed_counted_for_the_quorum_of_a_role_change: 870,
+    answers_went_to_where_the_leader_had_been: 100_224,
+    answers_went_to_where_the_leader_had_been_2: 101_943,
 }
 
 #[test]
