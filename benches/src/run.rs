@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ffi_tests::node::{Library, node_program};
+use ffi_tests::workspace;
 
 use crate::lab::{Lab, Setting};
 use crate::options::Options;
@@ -187,6 +188,12 @@ pub(crate) fn scratch() -> Result<tempfile::TempDir, String> {
     tempfile::tempdir_in(directory).map_err(|error| error.to_string())
 }
 
+/// A path that means something on other machines, too: inside the workspace, or the name of the file.
+fn shown(path: &Path) -> String {
+    let shown = path.strip_prefix(workspace()).ok().or_else(|| path.file_name().map(Path::new));
+    shown.unwrap_or(path).display().to_string()
+}
+
 fn about(
     libraries: &[Library],
     rounds: usize,
@@ -198,7 +205,7 @@ fn about(
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let paths: Vec<String> =
-        libraries.iter().map(|library| format!("{} = {}", library.name, library.path().display())).collect();
+        libraries.iter().map(|library| format!("{} = {}", library.name, shown(library.path()))).collect();
     [
         ("command", format!("benches {}", arguments.join(" "))),
         (

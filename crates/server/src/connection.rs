@@ -91,7 +91,7 @@ impl Connection {
 
     /// Notes what the poll said; `ending` that the peer sends no more.
     pub(crate) fn ready(&mut self, readable: bool, ending: bool, writable: bool) {
-        self.readable |= readable || ending;
+        self.readable |= readable;
         self.ending |= ending;
         self.writable |= writable;
     }

@@ -26,7 +26,7 @@ use crate::executor::{Executor, SqliteThread};
 use crate::listener::Listener;
 use crate::peer_client::PeerClients;
 use crate::snapshot_thread::SnapshotThread;
-use crate::spin::{self, Spin};
+use crate::spin::Spin;
 use crate::transport::Transport;
 use crate::wake::{ClusterView, Completion, Notifier};
 
@@ -132,7 +132,6 @@ pub(crate) struct EventLoop {
     /// Hosts that wait for a handover, by its name.
     handovers: BTreeMap<u64, Sender<Result<(), String>>>,
     next_handover: u64,
-    processors: usize,
     /// After something has happened.
     spin: Spin,
     next_tick_ms: u64,
@@ -156,7 +155,6 @@ impl EventLoop {
             handovers: BTreeMap::new(),
             next_handover: 0,
             next_tick_ms: 0,
-            processors: spin::processors(),
             spin: Spin::default(),
             tokens: Tokens::new(),
             scratch: vec![0; SCRATCH_LEN],
@@ -177,7 +175,7 @@ impl EventLoop {
             }
             let now_ms = self.now_ms();
             if !events.is_empty() {
-                self.spin = Spin::begin(self.processors);
+                self.spin = Spin::begin();
             }
             self.collect(&events, now_ms);
             self.feed(now_ms);
@@ -227,14 +225,15 @@ impl EventLoop {
             let Ok(token) = u64::try_from(event.token().0) else { continue };
             // After an error or a hang-up both directions tell what is wrong when they are tried.
             let gone = event.is_error() || event.is_write_closed();
-            let readable = event.is_readable() || event.is_read_closed() || gone;
+            let ending = event.is_read_closed() || gone;
+            let readable = event.is_readable() || ending;
             let writable = event.is_writable() || gone;
             match token {
                 WAKE => {}
                 LISTENER => self.parts.listener.ready(),
                 _ => match self.clients.get_mut(&token) {
                     Some(connection) => {
-                        connection.ready(readable, event.is_read_closed() || gone, writable);
+                        connection.ready(readable, ending, writable);
                         self.to_read.insert(token);
                         self.to_flush.insert(token);
                         if gone {

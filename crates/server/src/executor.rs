@@ -20,7 +20,7 @@ use crossbeam_channel::Sender;
 use crate::core::{JobClass, SqlDone, SqlJob};
 use crate::options::LiveOptions;
 use crate::pool::Pool;
-use crate::spin::{self, Spin};
+use crate::spin::Spin;
 use crate::wake::{Completion, Outbox, panic_text};
 
 /// Tasks that may wait for the one thread of a process. There is at most one job for each client, so this is reached with
@@ -179,7 +179,6 @@ impl SqliteThread {
         let (tasks, queue) = crossbeam_channel::bounded::<Task>(MAX_QUEUED);
         let (quit, ended) = crossbeam_channel::bounded::<()>(0);
         let handle = std::thread::Builder::new().name("dqlite-sql-0".to_owned()).spawn(move || {
-            let processors = spin::processors();
             let mut spin = Spin::default();
             loop {
                 let task = match queue.try_recv() {
@@ -194,7 +193,7 @@ impl SqliteThread {
                     },
                 };
                 task();
-                spin = Spin::begin(processors);
+                spin = Spin::begin();
             }
         })?;
         let thread = Arc::new(SharedThread { tasks, id: handle.thread().id() });

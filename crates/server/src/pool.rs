@@ -39,7 +39,6 @@ pub(crate) struct Pool<J: Job> {
 struct Queue<J> {
     state: Mutex<State<J>>,
     changed: Condvar,
-    processors: usize,
     /// How many threads make the best of the processors, the loop having one.
     enough: usize,
     /// Jobs added so far, for those that look without the lock.
@@ -95,13 +94,7 @@ impl<J> Queue<J> {
             closed: false,
         };
         let enough = processors.saturating_sub(1).max(1);
-        Self {
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-            processors,
-            enough,
-            added: AtomicUsize::new(0),
-        }
+        Self { state: Mutex::new(state), changed: Condvar::new(), enough, added: AtomicUsize::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State<J>> {
@@ -159,7 +152,7 @@ impl<J> Queue<J> {
         let mut state = self.lock();
         state.returning -= usize::from(again);
         let mut seen = state.taken;
-        let mut spin = if again { Spin::begin(self.processors) } else { Spin::default() };
+        let mut spin = if again { Spin::begin() } else { Spin::default() };
         loop {
             if !state.is_crowded(self.enough)
                 && let Some(job) = state.take()

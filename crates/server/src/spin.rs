@@ -5,14 +5,17 @@
 //! have its processor in between, so that only time that nobody wants is lost; one that has had no work sleeps at once.
 
 use std::num::NonZero;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// How long.
 const SPIN: Duration = Duration::from_micros(60);
 
-/// Processors this process may use.
+/// Processors this process may use; asked once, since that reads files.
 pub(crate) fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get)
+    static PROCESSORS: LazyLock<usize> =
+        LazyLock::new(|| std::thread::available_parallelism().map_or(1, NonZero::get));
+    *PROCESSORS
 }
 
 /// The moment after work.
@@ -22,8 +25,13 @@ pub(crate) struct Spin {
 }
 
 impl Spin {
-    /// There was work. With one processor nobody could bring more meanwhile.
-    pub(crate) fn begin(processors: usize) -> Self {
+    /// There was work.
+    pub(crate) fn begin() -> Self {
+        Self::with(processors())
+    }
+
+    /// With one processor nobody could bring more meanwhile.
+    fn with(processors: usize) -> Self {
         Self { until: (processors > 1).then(|| Instant::now() + SPIN) }
     }
 
@@ -46,11 +54,11 @@ mod tests {
     #[test]
     fn it_ends_and_begins_after_work_only() {
         let started = Instant::now();
-        let mut spin = Spin::begin(2);
+        let mut spin = Spin::with(2);
         while spin.go_on() {}
         assert!(started.elapsed() >= SPIN);
         assert!(!spin.go_on());
-        assert!(!Spin::begin(1).go_on());
+        assert!(!Spin::with(1).go_on());
         assert!(!Spin::default().go_on());
     }
 }

@@ -50,6 +50,15 @@ impl Leader {
         leader
     }
 
+    /// It has managed roles for a while when the log of node 3 fails.
+    fn of_a_voter_whose_log_has_failed() -> Self {
+        let mut leader = Self::elect();
+        leader.manage(3, 1);
+        leader.run_until(10_000, |leader| leader.now_ms > 5_000);
+        leader.log_of_3_failed = true;
+        leader
+    }
+
     fn run_until(&mut self, limit_ms: u64, reached: impl Fn(&Self) -> bool) {
         let end_ms = self.now_ms + limit_ms;
         while !reached(self) {
@@ -124,10 +133,7 @@ impl Leader {
 /// Simulator seed 870: the voter answered questions, so the leader took the vote of a healthy one, and stood alone.
 #[test]
 fn a_voter_whose_log_has_failed_is_not_counted_for_the_quorum_after_a_change() {
-    let mut leader = Leader::elect();
-    leader.manage(3, 1);
-    leader.run_until(10_000, |leader| leader.now_ms > 5_000);
-    leader.log_of_3_failed = true;
+    let mut leader = Leader::of_a_voter_whose_log_has_failed();
     // Longer than an election timeout, and not yet so long that the voter counts as lost.
     leader.run_until(10_000, |leader| leader.now_ms > 7_000);
     leader.manage(2, 1);
@@ -139,10 +145,7 @@ fn a_voter_whose_log_has_failed_is_not_counted_for_the_quorum_after_a_change() {
 
 #[test]
 fn a_voter_whose_log_has_failed_is_replaced_although_it_answers_questions() {
-    let mut leader = Leader::elect();
-    leader.manage(3, 1);
-    leader.run_until(10_000, |leader| leader.now_ms > 5_000);
-    leader.log_of_3_failed = true;
+    let mut leader = Leader::of_a_voter_whose_log_has_failed();
     leader.run_until(60_000, |leader| {
         assert!(leader.has(2, Role::Voter));
         leader.has(4, Role::Voter) && !leader.has(3, Role::Voter)

@@ -1,14 +1,12 @@
 //! The faults of the world, as they strike.
 
+use raft_glue::disk::LZ4_MAGIC;
 use wire_protocol::Role;
 
 use crate::client::{Afterwards, Errand};
 use crate::node::Process;
 use crate::scenario::{MILLISECOND, Nemesis, SECOND};
 use crate::world::{Event, World};
-
-/// How an LZ4 frame begins.
-const LZ4_MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
 
 impl World {
     /// Plans the next strike of a fault.

@@ -49,5 +49,5 @@ pub use os::{OsDisk, OsFile, OsLock};
 pub use payload::PayloadDatabase;
 pub use read_only::{ReadOnly, ReadOnlyFile};
 pub use retention::give_up_older_snapshots;
-pub use snapshot::{discard_snapshot, read_snapshot, write_snapshot};
+pub use snapshot::{LZ4_MAGIC, discard_snapshot, read_snapshot, write_snapshot};
 pub use store::{LogOptions, LogStore, Space};

@@ -29,7 +29,8 @@ use crate::{Configuration, LogIndex, SnapshotMetadata, Term};
 const FORMAT: u64 = 1;
 const META_HEADER_LEN: usize = 32;
 const MAX_CONFIGURATION_LEN: u64 = 1024 * 1024;
-const LZ4_MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
+/// How the file of a compressed snapshot begins: as any LZ4 frame.
+pub const LZ4_MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
 /// Shortest LZ4 frame header.
 const LZ4_MIN_HEADER_LEN: u64 = 7;
 /// Most that LZ4 can save: a byte of input gives at most 255 of output.
