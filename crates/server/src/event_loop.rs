@@ -1,7 +1,7 @@
 //! The loop thread of a node: sockets and timers on one side, the sans-io core on the other.
 //!
 //! A turn collects what happened (events, completions of other threads, time), feeds all of it to the core, then does
-//! what the core wants until it wants nothing, and flushes sockets at the end. It runs no SQL and waits for no disk.
+//! what the core wants until it wants nothing, and flushes sockets at the end. A turn runs no SQL and waits for no disk.
 //!
 //! Registration is edge-triggered for both directions; each socket remembers what it was told. Tokens are never reused,
 //! so an event for an unknown one is late and ignored.
@@ -19,7 +19,7 @@ use raft_glue::LogIndex;
 use vfs::Vfs;
 
 use crate::connection::{Connection, FromClient, ReadEnd};
-use crate::core::{ClientId, Core, DiskJob, Input, Output, SqlJob};
+use crate::core::{ClientId, Core, DiskJob, Input, JobClass, Output, SqlJob};
 use crate::dialer::Purpose;
 use crate::disk_thread::DiskThread;
 use crate::executor::{Executor, SqliteThread};
@@ -34,8 +34,6 @@ const WAKE: u64 = 0;
 const LISTENER: u64 = 1;
 const FIRST_SOCKET: u64 = 2;
 
-/// Events taken from the kernel at a time.
-const MAX_EVENTS: usize = 1024;
 /// Completions fed in one turn.
 const MAX_COMPLETIONS: usize = 4096;
 /// Size of the buffer that sockets are read into.
@@ -128,6 +126,8 @@ pub(crate) struct EventLoop {
     /// Jobs that the executor has no room for, at most one for each client. Clients are read all the same: among what
     /// they send are the interrupts that end such jobs.
     waiting_jobs: VecDeque<SqlJob>,
+    /// Jobs for the thread that has the loop, to run between two turns.
+    own_jobs: VecDeque<SqlJob>,
     more_completions: bool,
     /// Hosts that wait for a handover, by its name.
     handovers: BTreeMap<u64, Sender<Result<(), String>>>,
@@ -151,6 +151,7 @@ impl EventLoop {
             to_flush: BTreeSet::new(),
             inputs: VecDeque::new(),
             waiting_jobs: VecDeque::new(),
+            own_jobs: VecDeque::new(),
             more_completions: false,
             handovers: BTreeMap::new(),
             next_handover: 0,
@@ -162,28 +163,34 @@ impl EventLoop {
         }
     }
 
-    /// Runs until the node has stopped, or cannot go on.
-    pub(crate) fn run(&mut self) {
-        let mut events = Events::with_capacity(MAX_EVENTS);
-        while self.phase != Phase::Ended {
-            let timeout = self.timeout();
-            if let Err(error) = self.parts.poll.poll(&mut events, timeout)
-                && error.kind() != io::ErrorKind::Interrupted
-            {
-                self.broken(&format!("waiting for events failed: {error}"));
-                return;
-            }
-            let now_ms = self.now_ms();
-            if !events.is_empty() {
-                self.spin = Spin::begin();
-            }
-            self.collect(&events, now_ms);
-            self.feed(now_ms);
-            self.perform(now_ms);
-            self.report_made_up();
-            self.flush(now_ms);
-            self.report_start();
+    /// One turn. `false` when the node has stopped, or cannot go on.
+    pub(crate) fn turn(&mut self, events: &mut Events) -> bool {
+        if self.phase == Phase::Ended {
+            return false;
         }
+        let timeout = self.timeout();
+        if let Err(error) = self.parts.poll.poll(events, timeout)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            self.broken(&format!("waiting for events failed: {error}"));
+            return false;
+        }
+        let now_ms = self.now_ms();
+        if !events.is_empty() {
+            self.spin = Spin::begin();
+        }
+        self.collect(events, now_ms);
+        self.feed(now_ms);
+        self.perform(now_ms);
+        self.report_made_up();
+        self.flush(now_ms);
+        self.report_start();
+        self.phase != Phase::Ended
+    }
+
+    /// A job to run between two turns, on this thread; then [`Self::complete`] or, after all, [`Self::submit`].
+    pub(crate) fn take_own_job(&mut self) -> Option<SqlJob> {
+        self.own_jobs.pop_front()
     }
 
     fn now_ms(&self) -> u64 {
@@ -198,6 +205,7 @@ impl EventLoop {
     fn timeout(&mut self) -> Option<Duration> {
         let parts = &self.parts;
         let unfinished = !self.inputs.is_empty()
+            || !self.own_jobs.is_empty()
             || !self.to_flush.is_empty()
             || self.more_completions
             || parts.transport.wants_turn()
@@ -253,7 +261,7 @@ impl EventLoop {
         if self.phase != Phase::Stopping {
             self.accept(now_ms);
         }
-        self.collect_completions(now_ms);
+        self.collect_completions();
     }
 
     fn accept(&mut self, now_ms: u64) {
@@ -271,42 +279,48 @@ impl EventLoop {
         });
     }
 
-    fn collect_completions(&mut self, now_ms: u64) {
+    fn collect_completions(&mut self) {
         for _ in 0..MAX_COMPLETIONS {
             let Ok(completion) = self.parts.completions.try_recv() else {
                 self.more_completions = false;
                 return;
             };
-            match completion {
-                Completion::Sql(done) => self.inputs.push_back(Input::SqlDone(done)),
-                Completion::Disk(done) => self.inputs.push_back(Input::DiskDone(done)),
-                Completion::Snapshot(done) => self.inputs.push_back(Input::SnapshotDone(done)),
-                Completion::Dialled(dialled) => match dialled.purpose {
-                    Purpose::Raft => self.parts.transport.dialled(dialled, &mut self.tokens, now_ms),
-                    Purpose::Questions => self.parts.peer_clients.dialled(dialled, &mut self.tokens),
-                },
-                Completion::Handover(waiting) => {
-                    self.next_handover += 1;
-                    self.handovers.insert(self.next_handover, waiting);
-                    self.inputs.push_back(Input::Handover { handover: self.next_handover });
-                }
-                Completion::Consult(waiting) => {
-                    let replica = self.parts.core.replica();
-                    let view = ClusterView {
-                        leader: replica.leader(),
-                        configuration: replica.configuration().clone(),
-                    };
-                    // A host that does not wait any more needs no answer.
-                    let _ = waiting.send(view);
-                }
-                Completion::Panicked(reason) => self.broken(&reason),
-                Completion::Stop => {
-                    self.phase = Phase::Stopping;
-                    self.inputs.push_back(Input::Stop);
-                }
-            }
+            self.complete(completion);
         }
         self.more_completions = true;
+    }
+
+    /// Notes what a thread has finished.
+    pub(crate) fn complete(&mut self, completion: Completion) {
+        match completion {
+            Completion::Sql(done) => self.inputs.push_back(Input::SqlDone(done)),
+            Completion::Disk(done) => self.inputs.push_back(Input::DiskDone(done)),
+            Completion::Snapshot(done) => self.inputs.push_back(Input::SnapshotDone(done)),
+            Completion::Dialled(dialled) => match dialled.purpose {
+                Purpose::Raft => {
+                    let now_ms = self.now_ms();
+                    self.parts.transport.dialled(dialled, &mut self.tokens, now_ms);
+                }
+                Purpose::Questions => self.parts.peer_clients.dialled(dialled, &mut self.tokens),
+            },
+            Completion::Handover(waiting) => {
+                self.next_handover += 1;
+                self.handovers.insert(self.next_handover, waiting);
+                self.inputs.push_back(Input::Handover { handover: self.next_handover });
+            }
+            Completion::Consult(waiting) => {
+                let replica = self.parts.core.replica();
+                let view =
+                    ClusterView { leader: replica.leader(), configuration: replica.configuration().clone() };
+                // A host that does not wait any more needs no answer.
+                let _ = waiting.send(view);
+            }
+            Completion::Panicked(reason) => self.broken(&reason),
+            Completion::Stop => {
+                self.phase = Phase::Stopping;
+                self.inputs.push_back(Input::Stop);
+            }
+        }
     }
 
     /// Step 2: everything goes into the core before anything is asked of it.
@@ -408,10 +422,10 @@ impl EventLoop {
                         self.parts.transport.adopt(token, id, address, socket, rest);
                     }
                 }
-                Output::Sql(job) => {
-                    self.waiting_jobs.push_back(job);
-                    self.submit_waiting();
+                Output::Sql(job) if job.class() == JobClass::Writer && self.parts.executor.has_pools() => {
+                    self.own_jobs.push_back(job);
                 }
+                Output::Sql(job) => self.submit(job),
                 Output::Disk(job) => {
                     if matches!(job, DiskJob::SnapshotTaken(_)) {
                         self.parts.snapshots.published();
@@ -453,6 +467,12 @@ impl EventLoop {
             self.parts.made_up_at = None;
             self.parts.disk.submit_committed(commit_index);
         }
+    }
+
+    /// Gives a job to the executor, now or when it has room.
+    pub(crate) fn submit(&mut self, job: SqlJob) {
+        self.waiting_jobs.push_back(job);
+        self.submit_waiting();
     }
 
     fn submit_waiting(&mut self) {
@@ -514,10 +534,10 @@ impl EventLoop {
     }
 
     /// Closes all sockets, lets the other threads finish what is queued, and joins them. What belongs to SQLite is
-    /// dropped where SQLite may be called.
-    pub(crate) fn close(self) {
+    /// dropped where SQLite may be called. `alone` returns when no thread runs a job for the loop any more.
+    pub(crate) fn close(self, alone: impl FnOnce()) {
         let now_ms = self.now_ms();
-        let Self { parts, clients, mut waiting_jobs, inputs, .. } = self;
+        let Self { parts, clients, mut waiting_jobs, mut own_jobs, inputs, .. } = self;
         let Parts {
             completions,
             mut core,
@@ -536,8 +556,10 @@ impl EventLoop {
         // After a normal end nothing runs any more; after any other the running statements must be interrupted.
         core.handle(Input::Stop, now_ms);
         waiting_jobs.clear();
+        own_jobs.clear();
         // From here on completions are dropped where they are sent, which is where SQLite may be called.
-        sqlite.call(move || drop((completions, waiting_jobs, inputs)));
+        sqlite.call(move || drop((completions, waiting_jobs, own_jobs, inputs)));
+        alone();
         executor.join();
         sqlite.call(move || drop((core, vfs)));
         disk.join();

@@ -89,6 +89,11 @@ impl<J: Job> Executor<J> {
         Ok(Self::Pools { readers: pool()?, writers: pool()?, short: pool()? })
     }
 
+    /// Whether jobs may run on any thread.
+    pub(crate) fn has_pools(&self) -> bool {
+        matches!(self, Self::Pools { .. })
+    }
+
     /// Queues a job; gives it back when the queue is full.
     pub(crate) fn submit(&mut self, job: J) -> Result<(), J> {
         match self {

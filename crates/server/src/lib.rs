@@ -15,6 +15,7 @@ pub mod options;
 pub mod snapshot_work;
 
 mod connection;
+mod crew;
 mod dialer;
 mod disk_thread;
 mod event_loop;

@@ -4,10 +4,8 @@
 //! themselves and otherwise send a command to the loop thread and wait.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use crossbeam_channel::Receiver;
 use raft_glue::ReplicaError;
@@ -16,10 +14,10 @@ use wire_protocol::{Configuration, NodeId};
 
 use crate::address::{AddressError, BoundSocket};
 use crate::connector::{Connect, TcpConnector};
-use crate::event_loop::EventLoop;
+use crate::crew::Crew;
 use crate::options::{LiveOptions, NodeOptions, OptionError};
 use crate::startup::Plan;
-use crate::wake::{ClusterView, Completion, Outbox, panic_text};
+use crate::wake::{ClusterView, Completion, Outbox};
 
 /// C's numbers.
 const ERROR: i32 = 1;
@@ -120,7 +118,7 @@ enum State {
     Created,
     Running {
         outbox: Outbox,
-        thread: JoinHandle<()>,
+        crew: Crew,
     },
     /// Stopped, or failed to start after its socket was used: good for its texts only.
     Stopped,
@@ -248,21 +246,18 @@ impl Node {
         }
         let (started, result) = crossbeam_channel::bounded(1);
         let (event_loop, outbox) = plan.assemble(loaded, bound, started)?;
-        let thread = std::thread::Builder::new()
-            .name("dqlite-loop".to_owned())
-            .spawn(move || run(event_loop))
-            .map_err(NodeError::Thread)?;
+        let crew = Crew::start(event_loop, outbox.clone()).map_err(NodeError::Thread)?;
         match result.recv() {
             Ok(Ok(())) => {
-                self.state = State::Running { outbox, thread };
+                self.state = State::Running { outbox, crew };
                 Ok(())
             }
             Ok(Err(reason)) => {
-                join(thread);
+                crew.join();
                 Err(NodeError::Failed(reason))
             }
             Err(_) => {
-                join(thread);
+                crew.join();
                 Err(NodeError::Failed("the node ended while it was starting".to_owned()))
             }
         }
@@ -276,10 +271,10 @@ impl Node {
     /// [`NodeError::Misuse`] when the node is not running.
     pub fn stop(&mut self) -> Result<(), NodeError> {
         match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running { outbox, thread } => {
+            State::Running { outbox, crew } => {
                 self.connect.cancel();
                 outbox.send(Completion::Stop);
-                join(thread);
+                crew.join();
                 Ok(())
             }
             other => {
@@ -397,19 +392,5 @@ impl Drop for Node {
             // Cannot fail: the node is running.
             let _ = self.stop();
         }
-    }
-}
-
-/// The loop thread.
-fn run(mut event_loop: EventLoop) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| event_loop.run())) {
-        tracing::error!(reason = panic_text(&*payload), "the loop of a node panicked; the node has ended");
-    }
-    event_loop.close();
-}
-
-fn join(thread: JoinHandle<()>) {
-    if thread.join().is_err() {
-        tracing::error!("a loop thread panicked while it was closing");
     }
 }
