@@ -22,17 +22,29 @@ pub enum SnapshotRule {
     /// At once: what a host asked for is done to the letter.
     #[default]
     Threshold,
-    /// When the log since the last one is four times as long as the state itself, and at the latest when it is 1 GiB long
-    /// or has 262,144 entries. So a small state is written as often as with C's default, and for snapshots of a large one
-    /// a quarter of what goes into the log is written; a start replays no more than four times the state.
+    /// When the log since the last one is eight times as long as the state itself, or four times if that is more than
+    /// 256 MiB, and at the latest when it is 1 GiB long or has 262,144 entries. So a small state is written as often as
+    /// with C's default, and for snapshots of a larger one an eighth to a quarter of what goes into the log is written; a
+    /// start replays no more than that.
     BySize,
 }
 
-/// How many times as long as the state [`SnapshotRule::BySize`] lets the log grow.
-pub(crate) const LOG_TO_STATE: u64 = 4;
-/// Longest log that it lets grow, bytes of data.
-pub(crate) const MAX_LOG_BYTES: u64 = 1 << 30;
-/// The same in entries.
+/// How many times as long as the state [`SnapshotRule::BySize`] lets a log grow that is short all the same,
+const SHORT_LOG_TO_STATE: u64 = 8;
+/// that is, no longer than this, bytes of data,
+const SHORT_LOG_BYTES: u64 = 1 << 28;
+/// and how many times any other,
+const LOG_TO_STATE: u64 = 4;
+/// which is never longer than this.
+const MAX_LOG_BYTES: u64 = 1 << 30;
+
+/// How long [`SnapshotRule::BySize`] lets the log of a state of this many bytes grow, bytes of data.
+pub(crate) fn longest_log(state_bytes: u64) -> u64 {
+    let short = state_bytes.saturating_mul(SHORT_LOG_TO_STATE).min(SHORT_LOG_BYTES);
+    state_bytes.saturating_mul(LOG_TO_STATE).clamp(short, MAX_LOG_BYTES)
+}
+
+/// Entries of a log that it lets grow.
 pub(crate) const MAX_LOG_ENTRIES: u64 = 1 << 18;
 
 /// Settings of one replica. They never change while it lives.
@@ -162,4 +174,27 @@ pub enum ReplicaError {
     /// The consensus library refused the state.
     #[error("consensus: {0}")]
     Raft(#[from] raft::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::longest_log;
+
+    #[test]
+    fn logs_are_long_for_small_states_and_bounded_for_large_ones() {
+        const MIB: u64 = 1 << 20;
+        let limits = [
+            (0, 0),
+            (1, 8),
+            (32, 256),
+            (50, 256),
+            (64, 256),
+            (100, 400),
+            (256, 1024),
+            (u64::MAX / MIB, 1024),
+        ];
+        for (state, log) in limits {
+            assert_eq!(longest_log(state * MIB), log * MIB, "{state} MiB");
+        }
+    }
 }

@@ -18,7 +18,7 @@ use raft::{GetEntriesContext, RawNode, SnapshotStatus, StateRole};
 use wire_protocol::{Configuration, Entry, EntryKind, LogIndex, NodeId, Term, rpc};
 
 use crate::changes::Requests;
-use crate::config::{Config, LOG_TO_STATE, MAX_LOG_BYTES, MAX_LOG_ENTRIES, ReplicaError, SnapshotRule};
+use crate::config::{Config, MAX_LOG_ENTRIES, ReplicaError, SnapshotRule, longest_log};
 use crate::entry::to_raft;
 use crate::error::{ChangeError, ProposeError};
 use crate::logger::logger;
@@ -373,7 +373,7 @@ impl Replica {
         }
         if self.config.snapshot_rule == SnapshotRule::BySize
             && applied - self.snapshot_index() < MAX_LOG_ENTRIES
-            && self.applied_bytes < MAX_LOG_BYTES.min(state_bytes().saturating_mul(LOG_TO_STATE))
+            && self.applied_bytes < longest_log(state_bytes())
         {
             return None;
         }
