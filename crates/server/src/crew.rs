@@ -1,27 +1,34 @@
 //! Two threads that take turns at the loop.
 //!
-//! To hand a writer's statement to another thread and its result back takes longer than most such statements do. So the
-//! thread that has the loop runs them itself: it puts the loop down, runs the job, and takes the loop up again. The other
-//! one watches. It takes up a loop that has lain for [`PATIENCE`], so that a long statement delays neither heartbeats nor
-//! anybody's request; the first one watches when its statement has ended. Meanwhile, and in a process whose SQLite runs on
-//! one thread only, writers' jobs go to the executor like all others.
+//! To hand a statement to another thread and its result back takes longer than most statements do. So the thread that has
+//! the loop runs them itself: it puts the loop down, runs a job, and takes the loop up again. The other one watches. It
+//! takes up a loop that has lain for [`PATIENCE`], so that a long statement delays neither heartbeats nor anybody's
+//! request; the first one watches when its statement has ended. Until then, and in a process whose SQLite runs on one
+//! thread only, all jobs go to the executor. So do readers' jobs while they are worth the way there, because readers can
+//! run side by side, which writers of one database cannot.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::Events;
 
+use crate::core::JobClass;
 use crate::event_loop::EventLoop;
 use crate::executor::run_job;
 use crate::wake::{Outbox, panic_text};
 
 /// How long a job may keep the loop waiting.
 const PATIENCE: Duration = Duration::from_millis(1);
-/// After a job that took longer so many writers' jobs go to the executor: it is unlikely to be the only one.
+/// How long a thread whose job took longer does not watch, so that jobs go to the executor: it is unlikely to be the only
+/// such job.
 const REST: Duration = Duration::from_millis(50);
+/// A reader's job that takes longer than this is worth the way to the executor.
+const BRIEF: Duration = Duration::from_micros(100);
+/// How long jobs are run, if there are several, before the loop has its next turn.
+const SHARE: Duration = Duration::from_micros(200);
 /// Events taken from the kernel at a time.
 const MAX_EVENTS: usize = 1024;
 
@@ -135,7 +142,7 @@ impl Shared {
         let mut events = Events::with_capacity(MAX_EVENTS);
         loop {
             match catch_unwind(AssertUnwindSafe(|| event_loop.turn(&mut events))) {
-                Ok(true) => {}
+                Ok(true) => event_loop = self.run_jobs(event_loop)?,
                 Ok(false) => return Some(event_loop),
                 Err(payload) => {
                     let reason = panic_text(&*payload);
@@ -143,22 +150,37 @@ impl Shared {
                     return Some(event_loop);
                 }
             }
-            let Some(job) = event_loop.take_own_job() else { continue };
+        }
+    }
+
+    /// Runs what the loop has for this thread; `None` when somebody else has the loop.
+    fn run_jobs(&self, mut event_loop: Box<EventLoop>) -> Option<Box<EventLoop>> {
+        let mut begun: Option<(Instant, Instant)> = None;
+        while let Some(job) = event_loop.take_own_job() {
             if let Err(unwatched) = self.put_down(event_loop) {
                 event_loop = unwatched;
                 event_loop.submit(job);
                 continue;
             }
+            let (first, started) = begun.unwrap_or_else(|| (Instant::now(), Instant::now()));
+            let class = job.class();
             let completion = run_job(job);
-            match self.take_up() {
-                Some(taken) => event_loop = taken,
-                None => {
-                    self.outbox.send(completion);
-                    return None;
-                }
-            }
+            let Some(taken) = self.take_up() else {
+                self.outbox.send(completion);
+                return None;
+            };
+            event_loop = taken;
             event_loop.complete(completion);
+            let ended = Instant::now();
+            if class == JobClass::Reader {
+                event_loop.reader_ended(ended - started <= BRIEF);
+            }
+            if ended - first > SHARE {
+                break;
+            }
+            begun = Some((first, ended));
         }
+        Some(event_loop)
     }
 
     /// Leaves the loop to the watcher, who takes it if it is not taken up again soon; gives it back when nobody watches.

@@ -39,6 +39,11 @@ const MAX_COMPLETIONS: usize = 4096;
 /// Size of the buffer that sockets are read into.
 const SCRATCH_LEN: usize = 64 * 1024;
 
+/// After so many readers' jobs that took long, more than did not, readers' jobs go to the executor
+const MANY_LONG_READS: u32 = 4;
+/// for so long.
+const READERS_AWAY_MS: u64 = 50;
+
 /// Source of tokens.
 #[derive(Debug)]
 pub(crate) struct Tokens {
@@ -128,6 +133,10 @@ pub(crate) struct EventLoop {
     waiting_jobs: VecDeque<SqlJob>,
     /// Jobs for the thread that has the loop, to run between two turns.
     own_jobs: VecDeque<SqlJob>,
+    /// Until then readers' jobs are none of them.
+    readers_away_until_ms: u64,
+    /// Readers' jobs that took long, less those that did not.
+    long_reads: u32,
     more_completions: bool,
     /// Hosts that wait for a handover, by its name.
     handovers: BTreeMap<u64, Sender<Result<(), String>>>,
@@ -152,6 +161,8 @@ impl EventLoop {
             inputs: VecDeque::new(),
             waiting_jobs: VecDeque::new(),
             own_jobs: VecDeque::new(),
+            readers_away_until_ms: 0,
+            long_reads: 0,
             more_completions: false,
             handovers: BTreeMap::new(),
             next_handover: 0,
@@ -422,9 +433,7 @@ impl EventLoop {
                         self.parts.transport.adopt(token, id, address, socket, rest);
                     }
                 }
-                Output::Sql(job) if job.class() == JobClass::Writer && self.parts.executor.has_pools() => {
-                    self.own_jobs.push_back(job);
-                }
+                Output::Sql(job) if self.is_own(job.class(), now_ms) => self.own_jobs.push_back(job),
                 Output::Sql(job) => self.submit(job),
                 Output::Disk(job) => {
                     if matches!(job, DiskJob::SnapshotTaken(_)) {
@@ -466,6 +475,26 @@ impl EventLoop {
         if self.parts.made_up_at.is_some_and(|index| commit_index >= index) {
             self.parts.made_up_at = None;
             self.parts.disk.submit_committed(commit_index);
+        }
+    }
+
+    /// Whether the thread that has the loop runs such jobs at the moment.
+    fn is_own(&self, class: JobClass, now_ms: u64) -> bool {
+        self.parts.executor.has_pools()
+            && match class {
+                JobClass::Writer => true,
+                JobClass::Reader => now_ms >= self.readers_away_until_ms,
+                JobClass::Short => false,
+            }
+    }
+
+    /// A reader's job was run by the thread that has the loop. If most take long, the next ones go to the executor, where
+    /// they run side by side; single long ones may just have had to wait for a processor.
+    pub(crate) fn reader_ended(&mut self, brief: bool) {
+        self.long_reads = if brief { self.long_reads.saturating_sub(1) } else { self.long_reads + 1 };
+        if self.long_reads == MANY_LONG_READS {
+            self.long_reads = 0;
+            self.readers_away_until_ms = self.now_ms() + READERS_AWAY_MS;
         }
     }
 

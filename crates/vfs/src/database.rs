@@ -157,6 +157,12 @@ impl Database {
         self.with(|state| state.queue.len())
     }
 
+    /// How many of them [`poll_captured`](Self::poll_captured) has not given out yet.
+    #[must_use]
+    pub fn captured_len(&self) -> usize {
+        self.with(|state| state.queue.len() - state.polled)
+    }
+
     /// Bytes of their pages.
     #[must_use]
     pub fn speculative_bytes(&self) -> u64 {

@@ -37,6 +37,16 @@ impl Lane {
         self.holder.is_none() && self.waiting.is_empty()
     }
 
+    /// Who may write now.
+    pub(super) fn holder(&self) -> Option<ClientId> {
+        self.holder
+    }
+
+    /// How many wait.
+    pub(super) fn waiting_len(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Joins the end of the queue.
     pub(super) fn wait(&mut self, waiter: Waiter) {
         self.waiting.push_back(waiter);

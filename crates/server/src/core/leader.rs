@@ -98,6 +98,9 @@ impl Core {
             return;
         }
         for id in self.databases.ids() {
+            if self.entry_grows(id) {
+                continue;
+            }
             while let Some(batch) = self.next_batch(id) {
                 let named = if planted::bug!(WrongDatabase) { self.databases.ids()[0] } else { id };
                 let data = batch.encode(self.databases.get(named).database.name());
@@ -121,6 +124,23 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// Whether most of the writers that are there will have been captured in a moment.
+    fn entry_grows(&mut self, id: DatabaseId) -> bool {
+        let state = self.databases.get(id);
+        let captured = state.database.captured_len();
+        let running = |client: &ClientId| {
+            self.clients.get(client).is_some_and(|state| matches!(state.request, RequestState::Running(_)))
+        };
+        let grows = captured > 0
+            && state.lane.waiting_len() > captured
+            && state.lane.holder().as_ref().is_some_and(running)
+            && state.growing_until_ms.is_none_or(|until| self.now_ms < until);
+        let until = self.now_ms + limits::GROWTH_MS;
+        let state = self.databases.get_mut(id);
+        state.growing_until_ms = grows.then(|| state.growing_until_ms.unwrap_or(until));
+        grows
     }
 
     /// Merges what is captured now. A delete marker stays alone: a C follower insists on one page.

@@ -39,6 +39,9 @@ pub const MAX_WAL_FRAMES: u32 = 1 << 20;
 /// Page bytes of captured transactions that are merged into one log entry. One transaction may be larger.
 pub const MAX_MERGED_LEN: usize = 1024 * 1024;
 
+/// How long captured transactions wait while more writers wait in the lane than were captured, milliseconds.
+pub const GROWTH_MS: u64 = 2;
+
 /// Bytes of a DUMP handed to the socket at a time.
 pub const DUMP_CHUNK_LEN: usize = 1024 * 1024;
 
