@@ -1,4 +1,4 @@
-//! The loop thread of a node: sockets and timers on one side, the sans-io core on the other.
+//! The loop of a node: sockets and timers on one side, the sans-io core on the other. [`crate::crew`] runs it.
 //!
 //! A turn collects what happened (events, completions of other threads, time), feeds all of it to the core, then does
 //! what the core wants until it wants nothing, and flushes sockets at the end. A turn runs no SQL and waits for no disk.

@@ -1,4 +1,4 @@
-//! Threads that run SQL.
+//! Threads that run the SQL which the thread that has the loop does not run itself, see [`crate::crew`].
 //!
 //! Usually each node has three pools: one for work that may be slow (readers), one for work that holds a database's
 //! writer lane, so that a long query never delays a commit, and one for work that runs no statement, so that clients come

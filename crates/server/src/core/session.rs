@@ -1,6 +1,6 @@
 //! One client's SQLite connection with its statements, and the request it is running.
 //!
-//! A session lives on the loop thread between jobs and on one executor thread during a job. It encodes replies
+//! A session lives in the core between jobs and with whoever runs one during a job. It encodes replies
 //! itself, so that rows are copied once, from SQLite into the bytes the socket sends. It knows nothing of gates,
 //! lanes or leadership: it says that it needs the writer lane and what it has seen, the core does the rest.
 

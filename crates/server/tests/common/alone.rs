@@ -1,6 +1,6 @@
 //! A sole voter without threads, sockets or files: the core, its SQL and its log on a disk in memory, step by step.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -23,8 +23,8 @@ pub(crate) struct Alone {
     core: Option<Core>,
     pub(crate) worker: LogWorker<LogStore<MemoryDisk>>,
     inputs: VecDeque<Input>,
-    replies: BytesMut,
-    now_ms: u64,
+    replies: BTreeMap<ClientId, BytesMut>,
+    pub(crate) now_ms: u64,
     /// The log found no space for something.
     pub(crate) waits: bool,
     pub(crate) snapshots: usize,
@@ -52,7 +52,7 @@ impl Alone {
             core: Some(core),
             worker: LogWorker::new(log),
             inputs: VecDeque::new(),
-            replies: BytesMut::new(),
+            replies: BTreeMap::new(),
             now_ms: 0,
             waits: false,
             snapshots: 0,
@@ -60,8 +60,12 @@ impl Alone {
             held: Vec::new(),
         };
         alone.settle();
-        alone.feed(Input::ClientOpened { client: CLIENT, protocol: Protocol::Current });
+        alone.connect(CLIENT);
         alone
+    }
+
+    pub(crate) fn connect(&mut self, client: ClientId) {
+        self.feed(Input::ClientOpened { client, protocol: Protocol::Current });
     }
 
     /// Does everything that can be done.
@@ -74,7 +78,9 @@ impl Alone {
             }
             while let Some(output) = core.poll_output(self.now_ms) {
                 match output {
-                    Output::Reply { bytes, .. } => self.replies.extend_from_slice(&bytes),
+                    Output::Reply { client, bytes } => {
+                        self.replies.entry(client).or_default().extend_from_slice(&bytes);
+                    }
                     Output::Sql(job) if self.holds_jobs => self.held.push(Input::SqlDone(job.run())),
                     Output::Sql(job) => self.inputs.push_back(Input::SqlDone(job.run())),
                     Output::Disk(job) => self.worker.push(LogJob::Answered(job)),
@@ -108,16 +114,32 @@ impl Alone {
     }
 
     pub(crate) fn request(&mut self, request: &Request) {
+        self.request_of(CLIENT, request);
+        self.settle();
+    }
+
+    /// Hands a request in, to be looked at with others when everything settles.
+    pub(crate) fn request_of(&mut self, client: ClientId, request: &Request) {
         let mut bytes = BytesMut::new();
         request.encode(&mut bytes);
         let frame = FrameDecoder::new(1 << 20).decode(&mut bytes).unwrap().unwrap();
-        self.feed(Input::ClientFrame { client: CLIENT, frame });
+        self.inputs.push_back(Input::ClientFrame { client, frame });
     }
 
     /// The answer to the oldest request that has none, if it has left.
     pub(crate) fn answer(&mut self) -> Option<Response> {
-        let frame = FrameDecoder::new(1 << 20).decode(&mut self.replies).unwrap()?;
+        self.answer_of(CLIENT)
+    }
+
+    pub(crate) fn answer_of(&mut self, client: ClientId) -> Option<Response> {
+        let replies = self.replies.entry(client).or_default();
+        let frame = FrameDecoder::new(1 << 20).decode(replies).unwrap()?;
         Some(Response::decode(&frame).unwrap())
+    }
+
+    /// Entries in the log, the first included.
+    pub(crate) fn entries(&self) -> u64 {
+        self.core.as_ref().unwrap().replica().last_index().0
     }
 
     pub(crate) fn exec(&mut self, sql: &str) -> Result<(), u64> {
@@ -143,18 +165,26 @@ impl Alone {
     }
 
     pub(crate) fn open(&mut self, name: &'static str) {
-        self.request(&Request::Open {
-            name: Bytes::from_static(name.as_bytes()),
-            flags: 0,
-            vfs: Bytes::new(),
-        });
-        assert!(matches!(self.answer(), Some(Response::Database { .. })));
+        self.open_of(CLIENT, name);
+    }
+
+    pub(crate) fn open_of(&mut self, client: ClientId, name: &'static str) {
+        let name = Bytes::from_static(name.as_bytes());
+        self.request_of(client, &Request::Open { name, flags: 0, vfs: Bytes::new() });
+        self.settle();
+        assert!(matches!(self.answer_of(client), Some(Response::Database { .. })));
     }
 
     /// Tells the core of the jobs that were held.
     pub(crate) fn release_jobs(&mut self) {
         self.holds_jobs = false;
         self.inputs.extend(self.held.drain(..));
+        self.settle();
+    }
+
+    /// Tells the core of the first of them only.
+    pub(crate) fn release_first_job(&mut self) {
+        self.inputs.push_back(self.held.remove(0));
         self.settle();
     }
 
