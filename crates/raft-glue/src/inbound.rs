@@ -158,16 +158,20 @@ impl Replica {
             progress.next_idx = result.last_log_index.0.min(rejected - 1).min(last) + 1;
             progress.resume();
             self.raw.raft.send_append(from.0);
-        } else if progress.state == ProgressState::Probe
-            && rejected <= matched
+        } else if rejected <= matched
             && !planted::bug!(LostDataKeepsMatched)
-            && rejected + 1 == progress.next_idx
+            && match progress.state {
+                ProgressState::Probe => rejected + 1 == progress.next_idx,
+                // Nobody has noticed that it was away. An old rejection costs one more question.
+                ProgressState::Replicate => result.last_log_index.0 < matched,
+                ProgressState::Snapshot => false,
+            }
         {
             // It does not have what it acknowledged: its disk was damaged, and it came back with less. Counting it for
             // less is always safe.
             progress.matched = 0;
+            progress.become_probe();
             progress.next_idx = rejected.min(result.last_log_index.0.min(last) + 1).max(1);
-            progress.resume();
             self.raw.raft.send_append(from.0);
         } else if rejected > matched {
             let mut message = self.message(from, MessageType::MsgAppendResponse, result.term);

@@ -30,6 +30,7 @@ seeds! {
     a_voter_whose_log_had_failed_counted_for_the_quorum_of_a_role_change: 870,
     answers_went_to_where_the_leader_had_been: 100_224,
     answers_went_to_where_the_leader_had_been_2: 101_943,
+    a_peer_that_lost_something_between_two_heartbeats_never_caught_up: 201_602,
 }
 
 #[test]
