@@ -35,8 +35,6 @@ pub(super) struct DatabaseState {
     pub(super) gated: BTreeMap<(Position, u64), GatedReply>,
     /// Transactions taken from the capture queue that raft has refused for the moment.
     pub(super) held_back: Option<Batch>,
-    /// Until when captured transactions wait for more to share their entry.
-    pub(super) growing_until_ms: Option<u64>,
     /// End of the newest transaction that was proposed.
     pub(super) proposed: Position,
     /// Generation that `gated` and `proposed` belong to.
@@ -57,7 +55,6 @@ impl DatabaseState {
             lane: Lane::default(),
             gated: BTreeMap::new(),
             held_back: None,
-            growing_until_ms: None,
             proposed: Position::default(),
             generation,
             ended: None,
@@ -180,10 +177,9 @@ impl Databases {
         self.states.values()
     }
 
-    /// The nearest deadline of any writer that waits, or of an entry that grows.
+    /// The nearest deadline of any writer that waits.
     pub(super) fn next_deadline_ms(&self) -> Option<u64> {
-        let deadlines = |state: &DatabaseState| [state.lane.next_deadline_ms(), state.growing_until_ms];
-        self.states.values().flat_map(deadlines).flatten().min()
+        self.states.values().filter_map(|state| state.lane.next_deadline_ms()).min()
     }
 }
 

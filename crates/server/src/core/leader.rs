@@ -16,6 +16,8 @@ use super::{ClientId, Core, limits};
 #[derive(Debug, Default)]
 pub(super) struct Proposals {
     pending: VecDeque<Proposal>,
+    /// Until when captured transactions wait for more to share their entry.
+    growing_until_ms: Option<u64>,
 }
 
 /// One own entry.
@@ -32,6 +34,11 @@ impl Proposals {
     /// Whether an entry of this database is not applied yet.
     pub(super) fn mention(&self, database: DatabaseId) -> bool {
         self.pending.iter().any(|proposal| proposal.database == database)
+    }
+
+    /// When captured transactions have waited long enough.
+    pub(super) fn next_deadline_ms(&self) -> Option<u64> {
+        self.growing_until_ms
     }
 
     /// Takes the proposal at `index`, if the entry there is ours.
@@ -95,52 +102,52 @@ impl Core {
     /// the writers, the more of their transactions share an entry, and a lone one never waits.
     pub(super) fn propose_captured(&mut self) {
         if !self.replica.is_leader() || self.failed.is_some() || self.replica.is_writing() {
+            self.proposals.growing_until_ms = None;
             return;
         }
+        let mut grows = false;
         for id in self.databases.ids() {
             if self.entry_grows(id) {
-                continue;
+                grows = true;
+            } else {
+                self.propose_batches(id);
             }
-            while let Some(batch) = self.next_batch(id) {
-                let named = if planted::bug!(WrongDatabase) { self.databases.ids()[0] } else { id };
-                let data = batch.encode(self.databases.get(named).database.name());
-                let state = self.databases.get_mut(id);
-                match self.replica.propose(data) {
-                    Ok(index) => {
-                        state.proposed = batch.end;
-                        let Batch { generation, sequence, .. } = batch;
-                        self.proposals.pending.push_back(Proposal {
-                            index,
-                            database: id,
-                            generation,
-                            sequence,
-                        });
-                    }
-                    Err(ProposeError::NotLeader | ProposeError::TransferPending) => {
-                        // Tried again when a transfer has failed; dropped when leadership is lost.
-                        state.held_back = Some(batch);
-                        break;
-                    }
+        }
+        let until = self.proposals.growing_until_ms.unwrap_or(self.now_ms + limits::GROWTH_MS);
+        self.proposals.growing_until_ms = grows.then_some(until);
+    }
+
+    fn propose_batches(&mut self, id: DatabaseId) {
+        while let Some(batch) = self.next_batch(id) {
+            let named = if planted::bug!(WrongDatabase) { self.databases.ids()[0] } else { id };
+            let data = batch.encode(self.databases.get(named).database.name());
+            let state = self.databases.get_mut(id);
+            match self.replica.propose(data) {
+                Ok(index) => {
+                    state.proposed = batch.end;
+                    let Batch { generation, sequence, .. } = batch;
+                    self.proposals.pending.push_back(Proposal { index, database: id, generation, sequence });
+                }
+                Err(ProposeError::NotLeader | ProposeError::TransferPending) => {
+                    // Tried again when a transfer has failed; dropped when leadership is lost.
+                    state.held_back = Some(batch);
+                    return;
                 }
             }
         }
     }
 
     /// Whether most of the writers that are there will have been captured in a moment.
-    fn entry_grows(&mut self, id: DatabaseId) -> bool {
+    fn entry_grows(&self, id: DatabaseId) -> bool {
         let state = self.databases.get(id);
         let captured = state.database.captured_len();
-        let running = |client: &ClientId| {
-            self.clients.get(client).is_some_and(|state| matches!(state.request, RequestState::Running(_)))
+        let is_running = |client: ClientId| {
+            self.clients.get(&client).is_some_and(|state| matches!(state.request, RequestState::Running(_)))
         };
-        let grows = captured > 0
+        captured > 0
             && state.lane.waiting_len() > captured
-            && state.lane.holder().as_ref().is_some_and(running)
-            && state.growing_until_ms.is_none_or(|until| self.now_ms < until);
-        let until = self.now_ms + limits::GROWTH_MS;
-        let state = self.databases.get_mut(id);
-        state.growing_until_ms = grows.then(|| state.growing_until_ms.unwrap_or(until));
-        grows
+            && state.lane.holder().is_some_and(is_running)
+            && self.proposals.growing_until_ms.is_none_or(|until| self.now_ms < until)
     }
 
     /// Merges what is captured now. A delete marker stays alone: a C follower insists on one page.

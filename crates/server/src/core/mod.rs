@@ -404,8 +404,12 @@ impl Core {
     /// When [`Input::Tick`] is wanted besides the regular ticks.
     #[must_use]
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        let deadlines =
-            [self.databases.next_deadline_ms(), self.roles_deadline_ms(), self.handover_deadline_ms()];
+        let deadlines = [
+            self.databases.next_deadline_ms(),
+            self.proposals.next_deadline_ms(),
+            self.roles_deadline_ms(),
+            self.handover_deadline_ms(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
