@@ -155,14 +155,14 @@ impl Shared {
 
     /// Runs what the loop has for this thread; `None` when somebody else has the loop.
     fn run_jobs(&self, mut event_loop: Box<EventLoop>) -> Option<Box<EventLoop>> {
-        let mut begun: Option<(Instant, Instant)> = None;
+        let first = Instant::now();
+        let mut started = first;
         while let Some(job) = event_loop.take_own_job() {
             if let Err(unwatched) = self.put_down(event_loop) {
                 event_loop = unwatched;
                 event_loop.submit(job);
                 continue;
             }
-            let (first, started) = begun.unwrap_or_else(|| (Instant::now(), Instant::now()));
             let class = job.class();
             let completion = run_job(job);
             let Some(taken) = self.take_up() else {
@@ -178,7 +178,7 @@ impl Shared {
             if ended - first > SHARE {
                 break;
             }
-            begun = Some((first, ended));
+            started = ended;
         }
         Some(event_loop)
     }
