@@ -103,8 +103,12 @@ impl Replica {
         let raft = &self.raw.raft;
         let progress = raft.prs().get(to.0)?;
         let log = &raft.raft_log;
-        let follows = progress.state == ProgressState::Replicate && progress.matched >= leading.first_index;
-        let expected = if follows { progress.matched.max(progress.next_idx - 1) } else { log.last_index() };
+        let sent = progress.matched.max(progress.next_idx - 1);
+        // One that has not answered for long may be farther behind than our log goes back.
+        let follows = progress.state == ProgressState::Replicate
+            && progress.matched >= leading.first_index
+            && sent + 1 >= log.first_index();
+        let expected = if follows { sent } else { log.last_index() };
         let prev = expected.max(leading.first_index).min(log.last_index());
         let message = rpc::Message::AppendEntries(AppendEntries {
             term,

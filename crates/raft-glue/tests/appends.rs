@@ -21,6 +21,8 @@ struct Leader {
     sent: [u64; 2],
     /// What the last append to each of them referred to.
     behind: [u64; 2],
+    /// Who was to be sent a snapshot.
+    snapshots: Vec<NodeId>,
 }
 
 impl Leader {
@@ -33,7 +35,12 @@ impl Leader {
             entries: vec![first.clone()],
             ..Loaded::default()
         };
-        let config = Config { seed, ..Config::new(NodeId(1), address(1)) };
+        let config = Config {
+            seed,
+            snapshot_threshold: 16,
+            snapshot_trailing: 16,
+            ..Config::new(NodeId(1), address(1))
+        };
         let replica = Replica::new(config, loaded, 0).unwrap();
         let mut leader = Self {
             replica,
@@ -43,6 +50,7 @@ impl Leader {
             appends: 0,
             sent: [1; 2],
             behind: [0; 2],
+            snapshots: Vec::new(),
         };
         while !leader.replica.is_leader() {
             leader.now_ms += 100;
@@ -107,6 +115,7 @@ impl Leader {
                     self.appends += usize::from(!append.entries.is_empty());
                 }
                 Output::Apply(committed) => self.replica.handle_applied(committed.index),
+                Output::ReadSnapshot { to, .. } => self.snapshots.push(to),
                 _ => {}
             }
         }
@@ -216,6 +225,41 @@ fn a_peer_that_lost_what_it_acknowledged_gets_it_again() {
 fn a_peer_that_lost_what_it_acknowledged_between_two_heartbeats_gets_it_again() {
     // Simulator seed 201602: so they were if it was back before anybody had noticed.
     peer_that_lost_something_gets_it_again(false);
+}
+
+#[test]
+fn a_peer_that_fell_silent_is_asked_for_what_the_leader_still_knows() {
+    // Simulator seed 215311: heartbeats referred to an entry that the leader had compacted, with a term of 0, which a
+    // peer does not answer; it was back before anybody had noticed that it was away, and stayed behind.
+    let mut random = Random(1);
+    let mut leader = Leader::elect(1);
+    leader.poll();
+    let held = leader.log.len() as u64;
+    leader.answer(2, 0, held);
+    leader.answer(3, 0, held);
+    for _ in 0..600 {
+        leader.propose(&mut random);
+        leader.poll();
+        leader.persist();
+        leader.answer(3, 0, leader.sent[1]);
+    }
+    leader.poll();
+    let last = leader.log.len() as u64;
+    assert_eq!(leader.replica.commit_index().0, last);
+    assert!(leader.sent[0] < last, "the peer that answers nothing is not sent everything");
+    let metadata = leader.replica.begin_snapshot(|| 0).unwrap();
+    leader.replica.handle_snapshot_taken(&metadata);
+    for _ in 0..20 {
+        leader.now_ms += 100;
+        leader.replica.handle_tick(leader.now_ms);
+        leader.answer(3, 0, last);
+        leader.behind[0] = 0;
+        leader.poll();
+        if leader.behind[0] > held && leader.snapshots.is_empty() {
+            leader.answer(2, leader.behind[0], held);
+        }
+    }
+    assert_eq!(leader.snapshots, [NodeId(2)]);
 }
 
 #[test]

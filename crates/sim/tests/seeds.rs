@@ -31,6 +31,7 @@ seeds! {
     answers_went_to_where_the_leader_had_been: 100_224,
     answers_went_to_where_the_leader_had_been_2: 101_943,
     a_peer_that_lost_something_between_two_heartbeats_never_caught_up: 201_602,
+    a_peer_that_fell_silent_was_asked_for_what_was_compacted: 215_311,
 }
 
 #[test]
