@@ -15,7 +15,7 @@ use mio::Registry;
 use raft_glue::NodeId;
 
 use crate::connector::Connect;
-use crate::event_loop::{Tokens, register};
+use crate::registration::{Tokens, register};
 use crate::socket::{PEER_USER_TIMEOUT_MS, Socket};
 use crate::wake::{Completion, Outbox, panic_text};
 

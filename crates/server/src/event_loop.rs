@@ -2,87 +2,35 @@
 //!
 //! A turn collects what happened (events, completions of other threads, time), feeds all of it to the core, then does
 //! what the core wants until it wants nothing, and flushes sockets at the end. A turn runs no SQL and waits for no disk.
-//!
-//! Registration is edge-triggered for both directions; each socket remembers what it was told. Tokens are never reused,
-//! so an event for an unknown one is late and ignored.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token};
+use mio::{Events, Poll};
 use raft_glue::LogIndex;
 use vfs::Vfs;
 
 use crate::connection::{Connection, FromClient, ReadEnd};
-use crate::core::{ClientId, Core, DiskJob, Input, JobClass, Output, SqlJob};
+use crate::core::{ClientId, Core, DiskJob, Input, Output, SqlJob};
 use crate::dialer::Purpose;
 use crate::disk_thread::DiskThread;
 use crate::executor::{Executor, SqliteThread};
 use crate::listener::Listener;
+use crate::own_jobs::OwnJobs;
 use crate::peer_client::PeerClients;
+use crate::registration::{LISTENER, Tokens, WAKE, register};
 use crate::snapshot_thread::SnapshotThread;
 use crate::spin::Spin;
 use crate::transport::Transport;
 use crate::wake::{ClusterView, Completion, Notifier};
 
-const WAKE: u64 = 0;
-const LISTENER: u64 = 1;
-const FIRST_SOCKET: u64 = 2;
-
 /// Completions fed in one turn.
 const MAX_COMPLETIONS: usize = 4096;
 /// Size of the buffer that sockets are read into.
 const SCRATCH_LEN: usize = 64 * 1024;
-
-/// After so many readers' jobs that took long, more than did not, readers' jobs go to the executor
-const MANY_LONG_READS: u32 = 4;
-/// for so long.
-const READERS_AWAY_MS: u64 = 50;
-
-/// Source of tokens.
-#[derive(Debug)]
-pub(crate) struct Tokens {
-    next: u64,
-}
-
-impl Tokens {
-    pub(crate) fn new() -> Self {
-        Self { next: FIRST_SOCKET }
-    }
-
-    /// A token that was never given out.
-    pub(crate) fn next(&mut self) -> u64 {
-        let token = self.next;
-        self.next += 1;
-        token
-    }
-}
-
-/// Announces a socket to the poll, for everything: which of it is looked at is the socket's business.
-pub(crate) fn register(registry: &Registry, fd: RawFd, token: u64) -> io::Result<()> {
-    let token = Token(usize::try_from(token).map_err(io::Error::other)?);
-    registry.register(&mut SourceFd(&fd), token, Interest::READABLE | Interest::WRITABLE)
-}
-
-/// Takes a socket back from the poll, before it is closed.
-pub(crate) fn deregister(registry: &Registry, fd: RawFd) {
-    if let Err(error) = registry.deregister(&mut SourceFd(&fd)) {
-        tracing::debug!(%error, "deregistering a socket failed");
-    }
-}
-
-/// The poll with what it wakes up for besides sockets.
-pub(crate) fn new_poll(listener: &Listener) -> io::Result<(Poll, Notifier)> {
-    let poll = Poll::new()?;
-    let notifier = Notifier::new(poll.registry(), Token(0))?;
-    register(poll.registry(), listener.raw(), LISTENER)?;
-    Ok((poll, notifier))
-}
 
 /// Everything a running node consists of.
 #[derive(Debug)]
@@ -132,11 +80,7 @@ pub(crate) struct EventLoop {
     /// they send are the interrupts that end such jobs.
     waiting_jobs: VecDeque<SqlJob>,
     /// Jobs for the thread that has the loop, to run between two turns.
-    own_jobs: VecDeque<SqlJob>,
-    /// Until then readers' jobs are none of them.
-    readers_away_until_ms: u64,
-    /// Readers' jobs that took long, less those that did not.
-    long_reads: u32,
+    own_jobs: OwnJobs<SqlJob>,
     more_completions: bool,
     /// Hosts that wait for a handover, by its name.
     handovers: BTreeMap<u64, Sender<Result<(), String>>>,
@@ -160,9 +104,7 @@ impl EventLoop {
             to_flush: BTreeSet::new(),
             inputs: VecDeque::new(),
             waiting_jobs: VecDeque::new(),
-            own_jobs: VecDeque::new(),
-            readers_away_until_ms: 0,
-            long_reads: 0,
+            own_jobs: OwnJobs::new(),
             more_completions: false,
             handovers: BTreeMap::new(),
             next_handover: 0,
@@ -201,7 +143,7 @@ impl EventLoop {
 
     /// A job to run between two turns, on this thread; then [`Self::complete`] or, after all, [`Self::submit`].
     pub(crate) fn take_own_job(&mut self) -> Option<SqlJob> {
-        self.own_jobs.pop_front()
+        self.own_jobs.pop()
     }
 
     fn now_ms(&self) -> u64 {
@@ -433,7 +375,11 @@ impl EventLoop {
                         self.parts.transport.adopt(token, id, address, socket, rest);
                     }
                 }
-                Output::Sql(job) if self.is_own(job.class(), now_ms) => self.own_jobs.push_back(job),
+                Output::Sql(job)
+                    if self.parts.executor.has_pools() && self.own_jobs.include(job.class(), now_ms) =>
+                {
+                    self.own_jobs.push(job);
+                }
                 Output::Sql(job) => self.submit(job),
                 Output::Disk(job) => {
                     if matches!(job, DiskJob::SnapshotTaken(_)) {
@@ -478,24 +424,10 @@ impl EventLoop {
         }
     }
 
-    /// Whether the thread that has the loop runs such jobs at the moment.
-    fn is_own(&self, class: JobClass, now_ms: u64) -> bool {
-        self.parts.executor.has_pools()
-            && match class {
-                JobClass::Writer => true,
-                JobClass::Reader => now_ms >= self.readers_away_until_ms,
-                JobClass::Short => false,
-            }
-    }
-
-    /// A reader's job was run by the thread that has the loop. If most take long, the next ones go to the executor, where
-    /// they run side by side; single long ones may just have had to wait for a processor.
+    /// A reader's job was run by the thread that has the loop.
     pub(crate) fn reader_ended(&mut self, brief: bool) {
-        self.long_reads = if brief { self.long_reads.saturating_sub(1) } else { self.long_reads + 1 };
-        if self.long_reads == MANY_LONG_READS {
-            self.long_reads = 0;
-            self.readers_away_until_ms = self.now_ms() + READERS_AWAY_MS;
-        }
+        let now_ms = self.now_ms();
+        self.own_jobs.reader_ended(brief, now_ms);
     }
 
     /// Gives a job to the executor, now or when it has room.
@@ -566,7 +498,7 @@ impl EventLoop {
     /// dropped where SQLite may be called. `alone` returns when no thread runs a job for the loop any more.
     pub(crate) fn close(self, alone: impl FnOnce()) {
         let now_ms = self.now_ms();
-        let Self { parts, clients, mut waiting_jobs, mut own_jobs, inputs, .. } = self;
+        let Self { parts, clients, mut waiting_jobs, own_jobs, inputs, .. } = self;
         let Parts {
             completions,
             mut core,
@@ -585,7 +517,6 @@ impl EventLoop {
         // After a normal end nothing runs any more; after any other the running statements must be interrupted.
         core.handle(Input::Stop, now_ms);
         waiting_jobs.clear();
-        own_jobs.clear();
         // From here on completions are dropped where they are sent, which is where SQLite may be called.
         sqlite.call(move || drop((completions, waiting_jobs, own_jobs, inputs)));
         alone();

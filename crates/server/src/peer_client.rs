@@ -14,7 +14,7 @@ use wire_protocol::{FrameDecoder, Protocol, Request, Response};
 
 use crate::core::{AskId, Input};
 use crate::dialer::{Attempt, Dialer, Dialled};
-use crate::event_loop::{Tokens, deregister};
+use crate::registration::{Tokens, deregister};
 use crate::socket::{Flush, SendQueue, Socket};
 
 /// Longest answer taken, bytes: the members of a large cluster.

@@ -17,7 +17,7 @@ use wire_protocol::rpc::{self, Message, RpcDecoder, RpcLimits};
 use crate::connector::announcement;
 use crate::core::Input;
 use crate::dialer::{Attempt, Dialer, Dialled};
-use crate::event_loop::{Tokens, deregister};
+use crate::registration::{Tokens, deregister};
 use crate::socket::{Flush, PEER_USER_TIMEOUT_MS, SendQueue, Socket};
 
 /// Wait after the first failed attempt, milliseconds; doubles with each further one.
