@@ -77,9 +77,9 @@ fn a_threshold_that_a_host_set_is_obeyed_whatever_the_sizes() {
 }
 
 #[test]
-fn a_large_state_is_written_when_the_log_is_four_times_as_large() {
+fn a_state_is_written_when_the_log_is_eight_times_as_large() {
     let mut sole = Sole::new(SnapshotRule::BySize);
-    let state = 25 * KIB;
+    let state = 25 * KIB / 2;
     sole.write(99, KIB);
     assert_eq!(sole.wanted(state), None);
     // As often as by number if the state is small.
@@ -152,6 +152,6 @@ fn what_a_start_replays_counts_too() {
     };
     let mut sole = Sole { replica: Replica::new(config, loaded, 0).unwrap(), applied: 0 };
     sole.poll();
-    assert_eq!(sole.wanted(26 * KIB), None);
-    assert!(sole.wanted(25 * KIB).is_some());
+    assert_eq!(sole.wanted(26 * KIB / 2), None);
+    assert!(sole.wanted(25 * KIB / 2).is_some());
 }
