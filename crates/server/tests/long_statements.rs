@@ -6,7 +6,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::raw::{RawClient, exec_sql, query_sql};
-use common::{ENDLESS, ENDLESS_INSERT, TestNode, leader_of, one, start_three};
+use common::{ENDLESS, ENDLESS_INSERT, TestNode, one, open_leader, start_three};
 use wire_protocol::{Request, Response, Value};
 
 /// Nothing in front of an endless statement ever returns if the loop waits for it.
@@ -52,8 +52,7 @@ fn long_statements_take_turns_with_everything_else() {
 #[test]
 fn a_leader_stays_the_leader_while_it_runs_a_long_statement() {
     let nodes = start_three();
-    let mut client = leader_of(&nodes);
-    client.open("test").unwrap();
+    let mut client = open_leader(&nodes);
     client.exec_sql("CREATE TABLE t (n INTEGER)", &[]).unwrap();
     let mut long = RawClient::open(client.address());
     long.request(&exec_sql(ENDLESS_INSERT));

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{TestNode, eventually, leader_of, one, position, start_three, start_three_with, wait_equal};
+use common::{eventually, one, open_leader, position, start_three, start_three_with, wait_equal};
 use server::client::Client;
 use server::options::TrailingStrategy;
 use server::{NodeId, Role};
@@ -13,18 +13,6 @@ fn insert(client: &mut Client, numbers: std::ops::Range<i64>) {
     for number in numbers {
         client.exec_sql("INSERT INTO t VALUES (?)", &[Value::Integer(number)]).unwrap();
     }
-}
-
-/// A connection to a leader that has opened the database. One that is about to step down has not.
-fn open_leader(nodes: &[TestNode]) -> Client {
-    let mut opened = None;
-    eventually("a leader", || {
-        let mut client = leader_of(nodes);
-        let is_open = client.open("test").is_ok();
-        opened = Some(client);
-        is_open
-    });
-    opened.unwrap()
 }
 
 #[test]

@@ -152,6 +152,18 @@ pub(crate) fn image(node: &TestNode) -> Vec<u8> {
     }
 }
 
+/// A connection to a leader that has opened the database. One that is about to step down has not.
+pub(crate) fn open_leader(nodes: &[TestNode]) -> Client {
+    let mut opened = None;
+    eventually("a leader", || {
+        let mut client = leader_of(nodes);
+        let is_open = client.open("test").is_ok();
+        opened = Some(client);
+        is_open
+    });
+    opened.unwrap()
+}
+
 /// Waits until all running nodes hold the same image of `test`.
 pub(crate) fn wait_equal(nodes: &[TestNode]) {
     let deadline = Instant::now() + TIMEOUT;
