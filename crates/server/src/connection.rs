@@ -9,6 +9,7 @@ use wire_protocol::{ClientDecoder, Frame, Incoming, Protocol};
 
 use crate::core::limits::MAX_REQUEST_LEN;
 use crate::socket::{CLIENT_USER_TIMEOUT_MS, Flush, SLOW_READER_USER_TIMEOUT_MS, SendQueue, Socket};
+use crate::trim::LARGE_REQUEST_LEN;
 
 /// Reading stops while this much output waits for the client.
 pub(crate) const MAX_OUTPUT_LEN: usize = 1024 * 1024;
@@ -68,6 +69,8 @@ pub(crate) struct Connection {
     /// Something was queued since the last time the output was reported empty.
     owes_drained: bool,
     slow: bool,
+    /// The newest request is a large one.
+    large: bool,
 }
 
 impl Connection {
@@ -86,6 +89,7 @@ impl Connection {
             closing: false,
             owes_drained: false,
             slow: false,
+            large: false,
         }
     }
 
@@ -178,6 +182,7 @@ impl Connection {
                     sink(FromClient::Opened(protocol));
                 }
                 Ok(Some(Incoming::Frame(frame))) => {
+                    self.large = frame.body.len() >= LARGE_REQUEST_LEN;
                     if frame.kind == CONNECT {
                         self.phase = Phase::Connecting;
                     }
@@ -231,6 +236,11 @@ impl Connection {
     /// Whether the output has run empty since the last call and the core must hear of it.
     pub(crate) fn take_drained(&mut self) -> bool {
         self.output.is_empty() && std::mem::take(&mut self.owes_drained)
+    }
+
+    /// Whether the newest request is so large that the allocator may keep much of it.
+    pub(crate) fn is_large(&self) -> bool {
+        self.large
     }
 
     /// The socket and what is left undecoded, for a raft stream.

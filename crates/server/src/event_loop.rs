@@ -25,6 +25,7 @@ use crate::registration::{LISTENER, Tokens, WAKE, register};
 use crate::snapshot_thread::SnapshotThread;
 use crate::spin::Spin;
 use crate::transport::Transport;
+use crate::trim::Trim;
 use crate::wake::{ClusterView, Completion, Notifier};
 
 /// Completions fed in one turn.
@@ -88,6 +89,7 @@ pub(crate) struct EventLoop {
     /// After something has happened.
     spin: Spin,
     next_tick_ms: u64,
+    trim: Trim,
     tokens: Tokens,
     scratch: Vec<u8>,
     gather: Vec<u8>,
@@ -109,6 +111,7 @@ impl EventLoop {
             handovers: BTreeMap::new(),
             next_handover: 0,
             next_tick_ms: 0,
+            trim: Trim::default(),
             spin: Spin::default(),
             tokens: Tokens::new(),
             scratch: vec![0; SCRATCH_LEN],
@@ -301,6 +304,9 @@ impl EventLoop {
             self.parts.core.handle(Input::Tick, now_ms);
             self.parts.transport.handle_time(now_ms);
             self.parts.peer_clients.handle_time(now_ms);
+            if self.trim.take_due(now_ms) {
+                self.parts.snapshots.trim_memory();
+            }
         } else if due {
             self.parts.core.handle(Input::Tick, now_ms);
         } else if self.parts.transport.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms) {
@@ -461,6 +467,9 @@ impl EventLoop {
                 Ok(_) => {}
             }
             if connection.take_drained() {
+                if connection.is_large() {
+                    self.trim.answered(now_ms);
+                }
                 self.inputs.push_back(Input::ClientDrained { client: ClientId(token) });
             }
             if connection.is_finished() {

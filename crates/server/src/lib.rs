@@ -30,6 +30,7 @@ mod socket;
 mod spin;
 mod startup;
 mod transport;
+mod trim;
 mod wake;
 
 pub use connector::Connect;

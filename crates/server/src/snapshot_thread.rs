@@ -23,10 +23,17 @@ const MAX_QUEUED: usize = 64;
 /// Added to the thread's nice value.
 const NICENESS: i32 = 10;
 
+/// What it does.
+#[derive(Debug)]
+enum Job {
+    Snapshot(SnapshotJob),
+    TrimMemory,
+}
+
 /// The loop's end.
 #[derive(Debug)]
 pub(crate) struct SnapshotThread {
-    jobs: Sender<SnapshotJob>,
+    jobs: Sender<Job>,
     disk: OsDisk,
     /// What was written, or is being written, and not published yet.
     unpublished: Option<SnapshotMetadata>,
@@ -52,18 +59,27 @@ impl SnapshotThread {
         if let SnapshotJob::Write { metadata, .. } = &job {
             self.unpublished = Some(metadata.clone());
         }
-        self.jobs.try_send(job).map_err(|error| {
-            let (TrySendError::Full(job) | TrySendError::Disconnected(job)) = error;
-            let reason = "the snapshot thread is busy".to_owned();
-            match job {
-                SnapshotJob::Write { metadata, .. } => {
-                    SnapshotDone::Written { metadata, result: Err(reason) }
-                }
-                SnapshotJob::Read { to, metadata } => {
-                    SnapshotDone::Read { to, metadata, result: Err(reason) }
-                }
+        let (TrySendError::Full(refused) | TrySendError::Disconnected(refused)) =
+            match self.jobs.try_send(Job::Snapshot(job)) {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+        let reason = "the snapshot thread is busy".to_owned();
+        match refused {
+            Job::Snapshot(SnapshotJob::Write { metadata, .. }) => {
+                Err(SnapshotDone::Written { metadata, result: Err(reason) })
             }
-        })
+            Job::Snapshot(SnapshotJob::Read { to, metadata }) => {
+                Err(SnapshotDone::Read { to, metadata, result: Err(reason) })
+            }
+            Job::TrimMemory => Ok(()),
+        }
+    }
+
+    /// Gives back what the allocator keeps for later, when there is time for it.
+    pub(crate) fn trim_memory(&self) {
+        // Without room there is enough to do; the next large request asks again.
+        let _ = self.jobs.try_send(Job::TrimMemory);
     }
 
     /// The snapshot written last belongs to the log from now on.
@@ -87,13 +103,7 @@ impl SnapshotThread {
     }
 }
 
-fn main(
-    disk: &OsDisk,
-    live: &LiveOptions,
-    queue: &Receiver<SnapshotJob>,
-    stopping: &AtomicBool,
-    outbox: &Outbox,
-) {
+fn main(disk: &OsDisk, live: &LiveOptions, queue: &Receiver<Job>, stopping: &AtomicBool, outbox: &Outbox) {
     // On Linux this is a property of the calling thread only.
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::debug!(%error, "the snapshot thread keeps the usual priority");
@@ -102,6 +112,13 @@ fn main(
         if stopping.load(Ordering::Acquire) {
             return;
         }
+        let job = match job {
+            Job::Snapshot(job) => job,
+            Job::TrimMemory => {
+                vfs::trim_memory();
+                continue;
+            }
+        };
         match catch_unwind(AssertUnwindSafe(|| {
             let goes_on = || !stopping.load(Ordering::Acquire);
             snapshot_work::run(disk, job, live.snapshot_compression(), now_ms(), goes_on)

@@ -19,6 +19,17 @@ pub(crate) fn fill_random(buffer: &mut [u8]) {
     }
 }
 
+/// Gives memory that is free, but kept by the C allocator for later, back to the system; of threads' own heaps not what
+/// is free at their ends. Takes milliseconds for a large heap, in which other threads may wait for it. Only glibc can do
+/// this; others keep little.
+pub fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: has no requirements; it locks each part of the heap while it looks at it.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
 /// `WORDS` words on pages of their own, zero at first, that can be shared with C code by address.
 pub(crate) struct ZeroedPages<const WORDS: usize>(NonNull<[AtomicU32; WORDS]>);
 
