@@ -9,7 +9,8 @@ use wire_protocol::{Configuration, Entry, EntryKind, LogIndex, NodeId, Role, Ter
 
 use crate::error::ChangeError;
 use crate::membership::Change;
-use crate::replica::{Replica, RequestId};
+use crate::output::RequestId;
+use crate::replica::Replica;
 
 /// A member that catches up with the log before it becomes a voter.
 #[derive(Clone, Copy, Debug)]

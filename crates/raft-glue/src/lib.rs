@@ -10,14 +10,17 @@ mod inbound;
 mod logger;
 mod membership;
 mod outbound;
+mod output;
 mod ready;
 mod replica;
 mod settle;
+mod snapshots;
 mod storage;
 mod types;
 
 pub use config::{Config, ReplicaError, SnapshotRule, TrailingStrategy};
 pub use error::{ChangeError, ProposeError};
-pub use replica::{Output, ReadEntries, Replica, RequestId};
+pub use output::{Output, ReadEntries, RequestId};
+pub use replica::Replica;
 pub use types::{Committed, HardState, InstalledSnapshot, Loaded, Persist, SnapshotMetadata};
 pub use wire_protocol::{Configuration, Entry, EntryKind, LogIndex, NodeId, Role, Server, Term};

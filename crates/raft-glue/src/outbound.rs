@@ -159,7 +159,7 @@ mod tests {
 
     use super::*;
     use crate::entry::to_raft;
-    use crate::replica::Output;
+    use crate::output::Output;
     use crate::{Config, HardState, Loaded};
 
     /// The leader of a cluster of one voter and one stand-by.

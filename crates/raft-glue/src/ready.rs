@@ -4,7 +4,8 @@ use raft::Storage as _;
 use wire_protocol::{LogIndex, NodeId, Term, rpc};
 
 use crate::entry::from_raft;
-use crate::replica::{Held, Output, Outstanding, ReadEntries, Replica};
+use crate::output::{Output, ReadEntries};
+use crate::replica::{Held, Outstanding, Replica};
 use crate::{Committed, HardState, Persist};
 
 impl Replica {

@@ -14,82 +14,23 @@ use std::fmt;
 
 use bytes::Bytes;
 use raft::eraftpb::{Message, MessageType};
-use raft::{GetEntriesContext, RawNode, SnapshotStatus, StateRole};
+use raft::{GetEntriesContext, RawNode, StateRole};
 use wire_protocol::{Configuration, Entry, EntryKind, LogIndex, NodeId, Term, rpc};
 
 use crate::changes::Requests;
-use crate::config::{Config, MAX_LOG_ENTRIES, ReplicaError, SnapshotRule, longest_log};
+use crate::config::{Config, ReplicaError};
 use crate::entry::to_raft;
 use crate::error::{ChangeError, ProposeError};
 use crate::logger::logger;
 use crate::membership::Membership;
+use crate::output::{Output, ReadEntries, RequestId};
 use crate::storage::Log;
-use crate::{Committed, HardState, InstalledSnapshot, Loaded, Persist, SnapshotMetadata};
+use crate::{HardState, InstalledSnapshot, Loaded};
 
-/// C: how long an INSTALL_SNAPSHOT may take, from the read of the file to the peer's answer.
-const INSTALL_SNAPSHOT_TIMEOUT_MS: u64 = 30_000;
 /// Addresses of peers that are not members (a leader that knows us before we know it) are kept up to this number.
 const MAX_STRANGERS: usize = 64;
 /// Ticks made up for after a pause of the caller; a longer pause counts as no more.
 const MAX_TICKS_AT_ONCE: u64 = 5;
-
-/// Name of a membership request or leadership transfer, chosen by the caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestId(pub u64);
-
-/// Entries to read back from disk for a peer that lags behind what is in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadEntries {
-    /// First of them.
-    pub first: LogIndex,
-    /// How many; fewer are of no use.
-    pub count: usize,
-}
-
-/// Something to do, in the order given.
-#[derive(Debug)]
-pub enum Output {
-    /// Make this durable, then call [`Replica::handle_persisted`] with its number.
-    Persist(Persist),
-    /// Send a message to a peer; it may be lost.
-    Transmit {
-        /// To whom.
-        to: NodeId,
-        /// Where it lives.
-        address: String,
-        /// What.
-        message: rpc::Message,
-    },
-    /// Apply this entry to the state machine, then call [`Replica::handle_applied`].
-    Apply(Committed),
-    /// The state machine becomes what this snapshot (durable already) holds; then call [`Replica::handle_restored`].
-    Restore(InstalledSnapshot),
-    /// Read the content of a snapshot, then call [`Replica::handle_snapshot_read`].
-    ReadSnapshot {
-        /// For whom.
-        to: NodeId,
-        /// Which.
-        metadata: SnapshotMetadata,
-    },
-    /// Read old entries, then call [`Replica::handle_entries_read`].
-    ReadEntries(ReadEntries),
-    /// We lead now.
-    BecameLeader {
-        /// Our term.
-        term: Term,
-    },
-    /// We do not lead any more: entries of ours that are not applied yet may be lost.
-    LostLeadership,
-    /// A request has ended.
-    RequestDone {
-        /// Which.
-        request: RequestId,
-        /// How.
-        result: Result<(), ChangeError>,
-    },
-    /// This node contradicts the cluster and takes no further part in it.
-    Failed(String),
-}
 
 /// What is known of another node.
 #[derive(Clone, Debug, Default)]
@@ -155,9 +96,9 @@ pub struct Replica {
     last_tick_ms: u64,
     pub(crate) campaigns: u64,
     pub(crate) lost_undelivered: bool,
-    snapshot_attempt: u64,
+    pub(crate) snapshot_attempt: u64,
     /// Data of the entries that were applied since the newest snapshot.
-    applied_bytes: u64,
+    pub(crate) applied_bytes: u64,
     pub(crate) reads: BTreeMap<LogIndex, Vec<GetEntriesContext>>,
     pub(crate) halted: bool,
 }
@@ -329,18 +270,6 @@ impl Replica {
         self.settle(Vec::new());
     }
 
-    /// The state machine holds the snapshot at this index.
-    pub fn handle_restored(&mut self, index: LogIndex) {
-        if self.halted || self.installing.as_ref().is_none_or(|snapshot| snapshot.metadata.index != index) {
-            return;
-        }
-        self.installing = None;
-        self.snapshot_attempt = index.0;
-        self.applied_bytes = 0;
-        self.raw.advance_apply_to(index.0);
-        self.settle(Vec::new());
-    }
-
     /// The state machine has applied the entry at this index.
     pub fn handle_applied(&mut self, index: LogIndex) {
         if self.halted {
@@ -355,90 +284,6 @@ impl Replica {
             self.raw.mut_store().evict(until, limit_bytes);
         }
         self.change_applied(index);
-        self.settle(Vec::new());
-    }
-
-    /// Whether it is time for a snapshot of everything applied so far. The caller then writes it and reports with
-    /// [`Self::handle_snapshot_taken`] or [`Self::handle_snapshot_failed`].
-    ///
-    /// `state_bytes` tells the size of the state; it is asked only if the answer depends on it.
-    pub fn begin_snapshot(&mut self, state_bytes: impl FnOnce() -> u64) -> Option<SnapshotMetadata> {
-        let log = &self.raw.raft.raft_log;
-        let too_high = planted::bug!(SnapshotIndexTooHigh) && log.persisted > log.applied;
-        let applied = log.applied + u64::from(too_high);
-        let due =
-            self.snapshot_index().max(self.snapshot_attempt).saturating_add(self.config.snapshot_threshold);
-        if self.halted || self.snapshot_running || self.installing.is_some() || applied < due {
-            return None;
-        }
-        if self.config.snapshot_rule == SnapshotRule::BySize
-            && applied - self.snapshot_index() < MAX_LOG_ENTRIES
-            && self.applied_bytes < longest_log(state_bytes())
-        {
-            return None;
-        }
-        let term = Term(log.term(applied).expect("applied entries that no snapshot covers are in the log"));
-        let (configuration, configuration_index) = self.membership.committed(LogIndex(applied));
-        let metadata = SnapshotMetadata {
-            index: LogIndex(applied),
-            term,
-            configuration: configuration.clone(),
-            configuration_index,
-        };
-        self.snapshot_running = true;
-        Some(metadata)
-    }
-
-    /// The snapshot is durable and older entries are gone from the disk.
-    pub fn handle_snapshot_taken(&mut self, metadata: &SnapshotMetadata) {
-        self.snapshot_running = false;
-        self.membership.compact(metadata.index);
-        let trailing = self.config.snapshot_trailing;
-        self.raw.mut_store().compact(metadata.clone(), trailing);
-        let applied = self.raw.raft.raft_log.applied;
-        self.applied_bytes = self.raw.store().data_bytes(metadata.index.0 + 1, applied);
-    }
-
-    /// The snapshot was not written. The next attempt comes after another threshold of entries.
-    pub fn handle_snapshot_failed(&mut self) {
-        self.snapshot_running = false;
-        self.snapshot_attempt = self.raw.raft.raft_log.applied;
-    }
-
-    /// What kept a snapshot from being written is over: the next attempt need not wait.
-    pub fn retry_snapshot(&mut self) {
-        self.snapshot_attempt = self.snapshot_attempt.min(self.snapshot_index());
-    }
-
-    fn snapshot_index(&self) -> u64 {
-        self.raw.store().snapshot_metadata().map_or(0, |snapshot| snapshot.index.0)
-    }
-
-    /// The content of the snapshot for a peer, or why there is none.
-    pub fn handle_snapshot_read(&mut self, to: NodeId, metadata: &SnapshotMetadata, data: Result<Bytes, ()>) {
-        if self.halted {
-            return;
-        }
-        let wanted = self.leading.is_some()
-            && self.raw.raft.prs().get(to.0).is_some_and(|progress| {
-                progress.state == raft::ProgressState::Snapshot
-                    && progress.pending_snapshot == metadata.index.0
-            });
-        match data {
-            Ok(data) if wanted => {
-                let message = rpc::Message::InstallSnapshot(rpc::InstallSnapshot {
-                    term: Term(self.raw.raft.term),
-                    last_index: metadata.index,
-                    last_term: metadata.term,
-                    configuration: metadata.configuration.clone(),
-                    configuration_index: metadata.configuration_index,
-                    data,
-                });
-                self.transmit(to, message);
-            }
-            Err(()) if wanted => self.snapshot_failed(to),
-            _ => {}
-        }
         self.settle(Vec::new());
     }
 
@@ -642,36 +487,5 @@ impl Replica {
 
     pub(crate) fn finish(&mut self, request: RequestId, result: Result<(), ChangeError>) {
         self.outputs.push_back(Output::RequestDone { request, result });
-    }
-
-    /// Starts sending the newest snapshot to a peer whose progress waits for it.
-    pub(crate) fn send_snapshot(&mut self, to: NodeId) {
-        let Some(metadata) = self.raw.store().snapshot_metadata().cloned() else { return };
-        if let Some(progress) = self.raw.raft.mut_prs().get_mut(to.0) {
-            progress.pending_snapshot = metadata.index.0;
-        }
-        let now_ms = self.now_ms;
-        self.peers.entry(to).or_default().snapshot_since_ms = Some(now_ms);
-        self.outputs.push_back(Output::ReadSnapshot { to, metadata });
-    }
-
-    pub(crate) fn snapshot_failed(&mut self, to: NodeId) {
-        if let Some(peer) = self.peers.get_mut(&to) {
-            peer.snapshot_since_ms = None;
-        }
-        self.raw.report_snapshot(to.0, SnapshotStatus::Failure);
-    }
-
-    fn expire_snapshots(&mut self) {
-        let limit_ms = self.now_ms.saturating_sub(INSTALL_SNAPSHOT_TIMEOUT_MS);
-        let expired: Vec<NodeId> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.snapshot_since_ms.is_some_and(|since| since < limit_ms))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in expired {
-            self.snapshot_failed(id);
-        }
     }
 }

@@ -7,7 +7,8 @@ use wire_protocol::{Configuration, LogIndex, Term};
 
 use crate::error::ChangeError;
 use crate::membership::to_conf_state;
-use crate::replica::{Leading, Output, Replica};
+use crate::output::Output;
+use crate::replica::{Leading, Replica};
 
 impl Replica {
     /// After every call into raft-rs: configurations in force, leadership, the election timeout.
