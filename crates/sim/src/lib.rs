@@ -24,6 +24,7 @@ mod scenario;
 mod sockets;
 mod stats;
 mod trace;
+mod wires;
 mod workload;
 mod world;
 

@@ -1,20 +1,16 @@
-//! What nodes do: the turns of their loops, their disks, their SQL, their snapshots, their wires.
+//! What nodes do: the turns of their loops, their disks, their SQL, their snapshots.
 
-use bytes::{Bytes, BytesMut};
-use raft_glue::NodeId;
 use raft_glue::disk::{self, Fault};
 use server::core::{DiskDone, DiskJob, Input, Output};
 use server::log_worker::{LogJob, LogOutcome};
 use server::snapshot_work;
-use wire_protocol::rpc::{self, RpcDecoder, RpcLimits};
 use wire_protocol::{Configuration, Role, Server};
 
 use crate::archive::Archive;
-use crate::network::{Parcel, Sent, redial_us};
+use crate::network::redial_us;
 use crate::node::{Sql, StartError};
 use crate::oracle::Violation;
 use crate::scenario::{MILLISECOND, Nemesis, SECOND};
-use crate::trace::hash_bytes;
 use crate::world::{Event, World};
 
 /// How often a full disk is tried again, as in the real disk thread.
@@ -435,119 +431,6 @@ impl World {
         self.feed(node, epoch, Input::SnapshotDone(done));
     }
 
-    // ---- wires ----
-
-    /// Whoever lives at the address gets it, also if that is not who is meant.
-    fn transmit(&mut self, node: usize, to: NodeId, address: &str, message: &rpc::Message) {
-        let Some(peer) = self.machines.iter().position(|machine| machine.address == address) else { return };
-        let mut bytes = BytesMut::with_capacity(message.encoded_len());
-        message.encode(&mut bytes);
-        let parcel =
-            Parcel { bytes: bytes.freeze(), snapshot: matches!(message, rpc::Message::InstallSnapshot(_)) };
-        if parcel.snapshot {
-            self.stats.count("snapshot sent");
-        }
-        let hash = hash_bytes(to.0, &parcel.bytes);
-        self.note(node, "sends", [to.0, hash], || format!("to {to}: {}", brief(message)));
-        self.send_parcel(node, peer, parcel);
-    }
-
-    fn send_parcel(&mut self, from: usize, to: usize, parcel: Parcel) {
-        let faults = if self.is_hostile() { self.scenario.messages } else { Default::default() };
-        if self.random.per_million(faults.loss) {
-            self.stats.count("message lost");
-            return;
-        }
-        if self.random.per_million(faults.broken_stream) {
-            self.stats.count("stream broken");
-            return self.break_stream(from, to, parcel.snapshot);
-        }
-        if self.random.per_million(faults.corruption) {
-            self.stats.count("message corrupted");
-            self.corrupt(&parcel.bytes);
-            return self.break_stream(from, to, parcel.snapshot);
-        }
-        let up = self.machines[to].process.is_some();
-        match self.network.send(from, to, &parcel, up, self.now_us, &mut self.random) {
-            Sent::Held => {}
-            Sent::Lost => self.report_unreachable(from, to, parcel.snapshot),
-            Sent::Arrives(at_us, stream) => {
-                if self.random.per_million(faults.duplication) {
-                    self.stats.count("message duplicated");
-                    let later_us = at_us + self.random.around(self.scenario.latency_us);
-                    let parcel = parcel.clone();
-                    self.plan_at(later_us, Event::Parcel { from, to, stream, parcel });
-                }
-                let mut at_us = at_us;
-                if self.random.per_million(faults.delay) {
-                    self.stats.count("message delayed");
-                    at_us += self.random.around(500 * MILLISECOND);
-                } else if self.random.per_million(faults.reorder) {
-                    self.stats.count("message reordered");
-                    at_us = self.now_us + self.random.below(self.scenario.latency_us);
-                }
-                self.plan_at(at_us, Event::Parcel { from, to, stream, parcel });
-            }
-        }
-    }
-
-    /// What the receiver makes of a message with a changed byte: whatever it is, it does not panic, and it is not used,
-    /// since a real stream is checked below us.
-    fn corrupt(&mut self, bytes: &Bytes) {
-        let mut damaged = BytesMut::from(&bytes[..]);
-        let place = self.random.index(damaged.len().min(256));
-        damaged[place] ^= 1 << self.random.below(8);
-        let mut decoder = RpcDecoder::new(RpcLimits::default());
-        let mut outcome = 0;
-        while let Ok(Some(_)) = decoder.decode(&mut damaged) {
-            outcome += 1;
-        }
-        self.note_world("corrupted", [place as u64, outcome], String::new);
-    }
-
-    /// What waited for the end of a cut goes on.
-    pub(crate) fn resend_parcel(&mut self, from: usize, to: usize, parcel: Parcel) {
-        self.send_parcel(from, to, parcel);
-    }
-
-    fn break_stream(&mut self, from: usize, to: usize, snapshot: bool) {
-        self.network.link(from, to).break_stream();
-        self.report_unreachable(from, to, snapshot);
-    }
-
-    fn report_unreachable(&mut self, from: usize, to: usize, snapshot: bool) {
-        let epoch = self.machines[from].epoch;
-        let wait_us = self.network.latency(0, &mut self.random);
-        self.plan(wait_us, Event::Unreachable { node: from, epoch, peer: to, snapshot });
-    }
-
-    pub(crate) fn unreachable(&mut self, node: usize, epoch: u64, peer: usize, snapshot: bool) {
-        let to = self.machines[peer].id;
-        self.feed(node, epoch, Input::PeerUnreachable { to, snapshot });
-    }
-
-    pub(crate) fn parcel_arrives(&mut self, from: usize, to: usize, stream: u64, parcel: Parcel) {
-        if self.network.link(from, to).stream != stream || self.machines[to].process.is_none() {
-            return;
-        }
-        let mut buffer = BytesMut::from(&parcel.bytes[..]);
-        let decoded = RpcDecoder::new(RpcLimits::default()).decode(&mut buffer);
-        let message = decoded.ok().flatten().expect("what was encoded can be decoded");
-        let sender = &self.machines[from];
-        let input = Input::PeerMessage { from: sender.id, address: sender.address.clone(), message };
-        let epoch = self.machines[to].epoch;
-        self.feed(to, epoch, input);
-    }
-
-    /// Sends what waited for a node or for the end of a cut.
-    pub(crate) fn resend(&mut self, from: usize, to: usize) {
-        if self.machines[to].process.is_some() {
-            for parcel in self.network.take_held(from, to) {
-                self.send_parcel(from, to, parcel);
-            }
-        }
-    }
-
     // ---- ends ----
 
     /// A node loses power, and comes back some time later.
@@ -577,7 +460,7 @@ impl World {
 }
 
 /// A value for a person to read, not too long.
-fn brief(value: &impl std::fmt::Debug) -> String {
+pub(crate) fn brief(value: &impl std::fmt::Debug) -> String {
     let mut text = format!("{value:?}");
     if text.len() > 160 {
         let end = (0..=160).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);

@@ -197,7 +197,7 @@ impl World {
         for &(from, to) in links {
             let held = self.network.mend(from, to, self.now_us);
             for parcel in held {
-                self.resend_parcel(from, to, parcel);
+                self.send_parcel(from, to, parcel);
             }
         }
     }
