@@ -3,20 +3,25 @@
 //! Not a connection pool, and it repeats nothing: what a failed call did is for the caller to find out. After an error
 //! other than [`ClientError::Failure`] the stream may stand in the middle of an answer, so later calls are refused.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+mod error;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use rustix::net::AddressFamily;
 use wire_protocol::{
-    DecodeError, FrameDecoder, NodeId, Params, PrepareSchema, Protocol, Request, Response, ResponseContext,
-    Role, Rows, RowsEnd, Server, ServersFormat, Value,
+    FrameDecoder, NodeId, Params, PrepareSchema, Protocol, Request, Response, ResponseContext, Role, Rows,
+    RowsEnd, Server, ServersFormat, Value,
 };
 
-use crate::connector::{Connect, TcpConnector, check_stream};
+use crate::connector::{Connect, TcpConnector};
+use stream::{Deadline, Stream};
+
+pub use error::ClientError;
 
 /// Longest answer taken, in bytes. Memory grows with what arrives, not with what is announced.
 const MAX_RESPONSE_LEN: usize = 1 << 31;
@@ -26,73 +31,6 @@ const READ_LEN: usize = 64 * 1024;
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two rounds of looking for the leader.
 const PROBE_INTERVAL: Duration = Duration::from_millis(20);
-
-/// Why a call has no result.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ClientError {
-    /// The socket failed, or the time was up ([`io::ErrorKind::TimedOut`]).
-    #[error("{op} {address}: {source}")]
-    Io {
-        /// What was being done.
-        op: &'static str,
-        /// The node.
-        address: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The node sent what is no answer.
-    #[error("answer of {address}: {source}")]
-    Decode {
-        /// The node.
-        address: String,
-        /// What is wrong with it.
-        source: DecodeError,
-    },
-    /// The node refused. The connection stays usable.
-    #[error("{message} (code {code})")]
-    Failure {
-        /// SQLite's extended code, or one of dqlite's own.
-        code: u64,
-        /// The node's text.
-        message: String,
-    },
-    /// The answer belongs to another request.
-    #[error("{address} answered {request} with a response of type {kind}")]
-    Unexpected {
-        /// The node.
-        address: String,
-        /// What was asked.
-        request: &'static str,
-        /// Type byte of the answer.
-        kind: u8,
-    },
-    /// An earlier error left the connection unusable; connect again.
-    #[error("the connection to {address} is broken by an earlier error")]
-    Broken {
-        /// The node.
-        address: String,
-    },
-    /// No node could name a leader that answers.
-    #[error("no leader within {waited:?}: {last}")]
-    NoLeader {
-        /// How long was tried.
-        waited: Duration,
-        /// What came of the last attempt at each address.
-        last: String,
-    },
-}
-
-impl ClientError {
-    /// The code of a refusal.
-    #[must_use]
-    pub const fn code(&self) -> Option<u64> {
-        match self {
-            Self::Failure { code, .. } => Some(*code),
-            _ => None,
-        }
-    }
-}
 
 /// Outcome of an EXEC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -473,92 +411,3 @@ fn bytes(text: &str) -> Bytes {
 fn text(bytes: &Bytes) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
-
-/// When a call has to be over; `None` lies beyond what the clock can tell.
-#[derive(Clone, Copy, Debug)]
-struct Deadline(Option<Instant>);
-
-impl Deadline {
-    fn after(timeout: Duration) -> Self {
-        Self(Instant::now().checked_add(timeout))
-    }
-
-    fn remaining(self) -> Option<Duration> {
-        self.0.map(|deadline| deadline.saturating_duration_since(Instant::now()))
-    }
-
-    fn is_over(self) -> bool {
-        self.remaining() == Some(Duration::ZERO)
-    }
-
-    /// As the option of a socket, where zero would mean for ever.
-    fn socket_timeout(self) -> io::Result<Option<Duration>> {
-        match self.remaining() {
-            Some(Duration::ZERO) => Err(io::ErrorKind::TimedOut.into()),
-            other => Ok(other),
-        }
-    }
-}
-
-#[derive(Debug)]
-enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    fn new(socket: OwnedFd) -> io::Result<Self> {
-        check_stream(&socket)?;
-        if rustix::net::sockopt::socket_domain(&socket)? == AddressFamily::UNIX {
-            return Ok(Self::Unix(socket.into()));
-        }
-        let stream = TcpStream::from(socket);
-        stream.set_nodelay(true)?;
-        Ok(Self::Tcp(stream))
-    }
-
-    fn read_before(&mut self, deadline: Deadline, buffer: &mut [u8]) -> io::Result<usize> {
-        retry(|| {
-            let timeout = deadline.socket_timeout()?;
-            match self {
-                Self::Tcp(stream) => stream.set_read_timeout(timeout).and_then(|()| stream.read(buffer)),
-                Self::Unix(stream) => stream.set_read_timeout(timeout).and_then(|()| stream.read(buffer)),
-            }
-        })
-    }
-
-    fn write_before(&mut self, deadline: Deadline, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let written = retry(|| {
-                let timeout = deadline.socket_timeout()?;
-                match self {
-                    Self::Tcp(stream) => stream.set_write_timeout(timeout).and_then(|()| stream.write(bytes)),
-                    Self::Unix(stream) => {
-                        stream.set_write_timeout(timeout).and_then(|()| stream.write(bytes))
-                    }
-                }
-            })?;
-            if written == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            bytes = &bytes[written..];
-        }
-        Ok(())
-    }
-}
-
-/// Repeats what a signal interrupted, and calls the end of a socket's patience a time-out.
-fn retry<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match attempt() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            other => return other,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

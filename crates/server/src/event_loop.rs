@@ -3,7 +3,7 @@
 //! A turn collects what happened (events, completions of other threads, time), feeds all of it to the core, then does
 //! what the core wants until it wants nothing, and flushes sockets at the end. A turn runs no SQL and waits for no disk.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +13,9 @@ use mio::{Events, Poll};
 use raft_glue::LogIndex;
 use vfs::Vfs;
 
-use crate::connection::{Connection, FromClient, ReadEnd};
-use crate::core::{ClientId, Core, DiskJob, Input, Output, SqlJob};
+use crate::clients::Clients;
+use crate::connection::Connection;
+use crate::core::{Core, DiskJob, Input, Output, SqlJob};
 use crate::dialer::Purpose;
 use crate::disk_thread::DiskThread;
 use crate::executor::{Executor, SqliteThread};
@@ -70,11 +71,7 @@ enum Phase {
 pub(crate) struct EventLoop {
     parts: Parts,
     phase: Phase,
-    clients: BTreeMap<u64, Connection>,
-    /// Clients whose other end is gone altogether.
-    hung_up: BTreeSet<u64>,
-    to_read: BTreeSet<u64>,
-    to_flush: BTreeSet<u64>,
+    clients: Clients,
     /// For the next feeding of the core.
     inputs: VecDeque<Input>,
     /// Jobs that the executor has no room for, at most one for each client. Clients are read all the same: among what
@@ -100,10 +97,7 @@ impl EventLoop {
         Self {
             parts,
             phase: Phase::Starting,
-            clients: BTreeMap::new(),
-            hung_up: BTreeSet::new(),
-            to_read: BTreeSet::new(),
-            to_flush: BTreeSet::new(),
+            clients: Clients::default(),
             inputs: VecDeque::new(),
             waiting_jobs: VecDeque::new(),
             own_jobs: OwnJobs::new(),
@@ -162,11 +156,11 @@ impl EventLoop {
         let parts = &self.parts;
         let unfinished = !self.inputs.is_empty()
             || !self.own_jobs.is_empty()
-            || !self.to_flush.is_empty()
+            || self.clients.wants_flush()
             || self.more_completions
             || parts.transport.wants_turn()
             || parts.peer_clients.wants_turn()
-            || (self.accepts_work() && (!self.to_read.is_empty() || parts.transport.wants_read()));
+            || (self.accepts_work() && (self.clients.wants_read() || parts.transport.wants_read()));
         if unfinished || self.spin.go_on() {
             return Some(Duration::ZERO);
         }
@@ -187,31 +181,19 @@ impl EventLoop {
         self.parts.notifier.acknowledge();
         for event in events {
             let Ok(token) = u64::try_from(event.token().0) else { continue };
-            // After an error or a hang-up both directions tell what is wrong when they are tried.
-            let gone = event.is_error() || event.is_write_closed();
-            let ending = event.is_read_closed() || gone;
-            let readable = event.is_readable() || ending;
-            let writable = event.is_writable() || gone;
             match token {
                 WAKE => {}
                 LISTENER => self.parts.listener.ready(),
-                _ => match self.clients.get_mut(&token) {
-                    Some(connection) => {
-                        connection.ready(readable, ending, writable);
-                        self.to_read.insert(token);
-                        self.to_flush.insert(token);
-                        if gone {
-                            self.hung_up.insert(token);
-                        } else if event.is_read_closed() && connection.is_opened() {
-                            // The end of the stream may stand behind requests that nobody reads for now.
-                            self.inputs.push_back(Input::ClientDeparting { client: ClientId(token) });
-                        }
+                _ => {
+                    if self.clients.ready(token, event, &mut self.inputs) {
+                        continue;
                     }
-                    None => {
-                        self.parts.transport.ready(token, readable, writable, now_ms);
-                        self.parts.peer_clients.ready(token, &mut self.scratch);
-                    }
-                },
+                    // After an error or a hang-up both directions tell what is wrong when they are tried.
+                    let gone = event.is_error() || event.is_write_closed();
+                    let readable = event.is_readable() || event.is_read_closed() || gone;
+                    self.parts.transport.ready(token, readable, event.is_writable() || gone, now_ms);
+                    self.parts.peer_clients.ready(token, &mut self.scratch);
+                }
             }
         }
         if self.phase != Phase::Stopping {
@@ -221,15 +203,12 @@ impl EventLoop {
     }
 
     fn accept(&mut self, now_ms: u64) {
-        let Self { parts, clients, to_read, tokens, .. } = self;
+        let Self { parts, clients, tokens, .. } = self;
         let registry = parts.poll.registry();
         parts.listener.accept(now_ms, |socket| {
             let token = tokens.next();
             match register(registry, socket.raw(), token) {
-                Ok(()) => {
-                    clients.insert(token, Connection::new(socket));
-                    to_read.insert(token);
-                }
+                Ok(()) => clients.add(token, Connection::new(socket)),
                 Err(error) => tracing::warn!(%error, "a connection cannot be watched and was closed"),
             }
         });
@@ -289,8 +268,8 @@ impl EventLoop {
             self.parts.core.handle(input, now_ms);
         }
         if self.accepts_work() {
-            self.read_clients(now_ms);
-            let Self { parts, scratch, .. } = self;
+            let Self { parts, clients, scratch, inputs, .. } = self;
+            clients.read(scratch, inputs, |input| parts.core.handle(input, now_ms));
             parts.transport.read(scratch, |input| parts.core.handle(input, now_ms));
         }
         if self.parts.peer_clients.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms) {
@@ -314,71 +293,18 @@ impl EventLoop {
         }
     }
 
-    fn read_clients(&mut self, now_ms: u64) {
-        for token in std::mem::take(&mut self.to_read) {
-            let Some(connection) = self.clients.get_mut(&token) else { continue };
-            let client = ClientId(token);
-            let core = &mut self.parts.core;
-            let end = connection.read(&mut self.scratch, |event| {
-                let input = match event {
-                    FromClient::Opened(protocol) => Input::ClientOpened { client, protocol },
-                    FromClient::Frame(frame) => Input::ClientFrame { client, frame },
-                    FromClient::Eof => Input::ClientEof { client },
-                    FromClient::Unreadable(reason) => Input::ClientUnreadable { client, reason },
-                };
-                core.handle(input, now_ms);
-            });
-            match end {
-                ReadEnd::Waiting if self.hung_up.contains(&token) => self.drop_client(token),
-                ReadEnd::Waiting => {}
-                ReadEnd::Unfinished => {
-                    self.to_read.insert(token);
-                }
-                ReadEnd::Broken => self.drop_client(token),
-            }
-        }
-    }
-
-    /// Closes a client's socket; the core hears of it with the next feeding.
-    fn drop_client(&mut self, token: u64) {
-        self.hung_up.remove(&token);
-        if self.clients.remove(&token).is_some_and(|connection| connection.is_opened()) {
-            self.inputs.push_back(Input::ClientClosed { client: ClientId(token) });
-        }
-    }
-
     /// Step 3: does what the core wants until it wants nothing.
     fn perform(&mut self, now_ms: u64) {
         while let Some(output) = self.parts.core.poll_output(now_ms) {
             match output {
-                Output::Reply { client: ClientId(token), bytes } => {
-                    if let Some(connection) = self.clients.get_mut(&token) {
-                        connection.push(bytes);
-                        self.to_flush.insert(token);
-                    }
-                }
-                Output::CloseClient { client: ClientId(token) } => {
-                    if let Some(connection) = self.clients.get_mut(&token) {
-                        connection.close();
-                        self.to_flush.insert(token);
-                    }
-                }
-                Output::PauseClient { client: ClientId(token) } => {
-                    if let Some(connection) = self.clients.get_mut(&token) {
-                        connection.pause();
-                    }
-                }
-                Output::ResumeClient { client: ClientId(token) } => {
-                    if let Some(connection) = self.clients.get_mut(&token) {
-                        connection.resume();
-                        self.to_read.insert(token);
-                    }
-                }
-                Output::BecomePeer { client: ClientId(token), id, address } => {
-                    self.hung_up.remove(&token);
-                    if let Some(connection) = self.clients.remove(&token) {
+                Output::Reply { client, bytes } => self.clients.push(client, bytes),
+                Output::CloseClient { client } => self.clients.close(client),
+                Output::PauseClient { client } => self.clients.pause(client),
+                Output::ResumeClient { client } => self.clients.resume(client),
+                Output::BecomePeer { client, id, address } => {
+                    if let Some(connection) = self.clients.take(client) {
                         let (socket, rest) = connection.into_peer();
-                        self.parts.transport.adopt(token, id, address, socket, rest);
+                        self.parts.transport.adopt(client.0, id, address, socket, rest);
                     }
                 }
                 Output::Sql(job)
@@ -453,31 +379,7 @@ impl EventLoop {
 
     /// Step 4: gives the sockets what they take.
     fn flush(&mut self, now_ms: u64) {
-        for token in std::mem::take(&mut self.to_flush) {
-            let Some(connection) = self.clients.get_mut(&token) else { continue };
-            match connection.flush(&mut self.gather) {
-                Err(error) => {
-                    tracing::debug!(%error, "a client's connection broke");
-                    self.drop_client(token);
-                    continue;
-                }
-                Ok(crate::socket::Flush::Unfinished) => {
-                    self.to_flush.insert(token);
-                }
-                Ok(_) => {}
-            }
-            if connection.take_drained() {
-                if connection.is_large() {
-                    self.trim.answered(now_ms);
-                }
-                self.inputs.push_back(Input::ClientDrained { client: ClientId(token) });
-            }
-            if connection.is_finished() {
-                self.drop_client(token);
-            } else if connection.wants_read() {
-                self.to_read.insert(token);
-            }
-        }
+        self.clients.flush(&mut self.gather, &mut self.trim, &mut self.inputs, now_ms);
         self.parts.transport.flush(&mut self.gather, now_ms);
     }
 

@@ -1,7 +1,9 @@
 //! The client against scripted nodes.
 
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use wire_protocol::{ClientDecoder, Incoming};
 

@@ -16,6 +16,7 @@ mod database;
 mod dump;
 mod gateway;
 pub mod handover;
+mod interface;
 mod job;
 mod lane;
 mod leader;
@@ -33,9 +34,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_glue::disk::Space;
-use raft_glue::{NodeId, Output as ReplicaOutput, Persist, Replica, RequestId, SnapshotMetadata};
-use vfs::{DatabaseSnapshot, Veto, Vfs};
-use wire_protocol::{Frame, Protocol, Request, Response, rpc};
+use raft_glue::{NodeId, Output as ReplicaOutput, Replica, RequestId};
+use vfs::{Veto, Vfs};
+use wire_protocol::Response;
 
 use crate::options::LiveOptions;
 use ask::Asker;
@@ -48,11 +49,8 @@ use role_manager::RoleManager;
 pub use apply::restore_payload;
 pub(crate) use apply::transaction_of;
 pub use ask::AskId;
+pub use interface::{ClientId, DiskDone, DiskJob, Input, Output, SnapshotDone, SnapshotJob};
 pub use job::{JobClass, SqlDone, SqlJob};
-
-/// Identity of a client socket; never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClientId(pub u64);
 
 /// What the core must know of its node.
 #[derive(Clone, Debug)]
@@ -63,229 +61,6 @@ pub struct CoreConfig {
     pub address: String,
     /// A leader that has not heard from a quorum for this long refuses SQL, milliseconds.
     pub lease_ms: u64,
-}
-
-/// Something that happened.
-#[derive(Debug)]
-pub enum Input {
-    /// A client finished its handshake.
-    ClientOpened {
-        /// Who.
-        client: ClientId,
-        /// Which handshake.
-        protocol: Protocol,
-    },
-    /// A client sent a whole message.
-    ClientFrame {
-        /// Who.
-        client: ClientId,
-        /// What.
-        frame: Frame,
-    },
-    /// A client closed its sending half; what it has sent is still answered.
-    ClientEof {
-        /// Who.
-        client: ClientId,
-    },
-    /// A client closed its sending half, but not all that it has sent was read yet.
-    ClientDeparting {
-        /// Who.
-        client: ClientId,
-    },
-    /// A client sent what cannot be read. What came before is still answered, then the reason is told.
-    ClientUnreadable {
-        /// Who.
-        client: ClientId,
-        /// What is wrong.
-        reason: String,
-    },
-    /// A client's socket is gone.
-    ClientClosed {
-        /// Who.
-        client: ClientId,
-    },
-    /// Everything given by [`Output::Reply`] so far is in the socket.
-    ClientDrained {
-        /// Who.
-        client: ClientId,
-    },
-    /// A peer sent a raft message.
-    PeerMessage {
-        /// Who, as announced when it connected.
-        from: NodeId,
-        /// Its address, as announced.
-        address: String,
-        /// What.
-        message: rpc::Message,
-    },
-    /// A message to a peer could not be sent.
-    PeerUnreachable {
-        /// Which peer.
-        to: NodeId,
-        /// Whether the message was a snapshot.
-        snapshot: bool,
-    },
-    /// An executor finished a job.
-    SqlDone(SqlDone),
-    /// The disk thread finished a job.
-    DiskDone(DiskDone),
-    /// The snapshot thread finished a job.
-    SnapshotDone(SnapshotDone),
-    /// Another node has answered a question, or has not, for this reason.
-    PeerAnswered {
-        /// Which question.
-        ask: AskId,
-        /// The answer, a FAILURE included.
-        result: Result<Response, String>,
-    },
-    /// The host wants leadership and vote to go to others; [`Output::HandoverDone`] follows.
-    Handover {
-        /// Name of the request, chosen by the caller.
-        handover: u64,
-    },
-    /// Time has passed.
-    Tick,
-    /// Close everything; [`Output::Stopped`] follows when no job is out any more.
-    Stop,
-}
-
-/// Something to do.
-#[derive(Debug)]
-pub enum Output {
-    /// Send bytes to a client.
-    Reply {
-        /// To whom.
-        client: ClientId,
-        /// What.
-        bytes: Bytes,
-    },
-    /// Close a client's socket once everything is sent; [`Input::ClientClosed`] follows.
-    CloseClient {
-        /// Whose.
-        client: ClientId,
-    },
-    /// Stop reading a client's socket.
-    PauseClient {
-        /// Whose.
-        client: ClientId,
-    },
-    /// Go on reading it.
-    ResumeClient {
-        /// Whose.
-        client: ClientId,
-    },
-    /// The socket, with whatever is not decoded yet, is an inbound raft stream from now on.
-    BecomePeer {
-        /// Which socket.
-        client: ClientId,
-        /// Who the peer says it is.
-        id: NodeId,
-        /// Its address.
-        address: String,
-    },
-    /// Run SQL on an executor.
-    Sql(SqlJob),
-    /// Do something to the log on disk; jobs keep their order.
-    Disk(DiskJob),
-    /// Write or read a snapshot.
-    Snapshot(SnapshotJob),
-    /// Send a raft message.
-    Transmit {
-        /// To which peer.
-        to: NodeId,
-        /// Its address in the configuration.
-        address: String,
-        /// What.
-        message: rpc::Message,
-    },
-    /// Ask another node something, over the client protocol; [`Input::PeerAnswered`] follows in any case.
-    AskPeer {
-        /// Name of the question.
-        ask: AskId,
-        /// Whom.
-        to: NodeId,
-        /// Its address in the configuration.
-        address: String,
-        /// What.
-        request: Request,
-        /// How long the answer may take, connecting included.
-        timeout_ms: u64,
-    },
-    /// Answer to [`Input::Handover`].
-    HandoverDone {
-        /// Which.
-        handover: u64,
-        /// Why it was not done, or not all of it.
-        result: Result<(), String>,
-    },
-    /// Answer to [`Input::Stop`].
-    Stopped,
-    /// The node can not go on; it stays up, refuses everything and says why.
-    Failed(String),
-}
-
-/// Work for the disk thread.
-#[derive(Debug)]
-pub enum DiskJob {
-    /// Make a step durable.
-    Persist(Persist),
-    /// A snapshot was written: start a new segment, delete what is not needed any more.
-    SnapshotTaken(SnapshotMetadata),
-    /// Read old entries back for a slow peer.
-    ReadEntries(raft_glue::ReadEntries),
-}
-
-/// What the disk thread has done.
-#[derive(Debug)]
-pub enum DiskDone {
-    /// Everything up to this number is durable, or the log has failed.
-    Persisted(Result<u64, String>),
-    /// Segments and snapshots are trimmed.
-    SnapshotTaken(SnapshotMetadata, Result<(), String>),
-    /// The disk has no space for more than what was accepted already, or has it again.
-    Space(Space),
-    /// Entries as asked.
-    EntriesRead(raft_glue::ReadEntries, Result<Vec<raft_glue::Entry>, String>),
-}
-
-/// Work for the snapshot thread.
-#[derive(Debug)]
-pub enum SnapshotJob {
-    /// Write a snapshot file.
-    Write {
-        /// Position and configuration.
-        metadata: SnapshotMetadata,
-        /// Content, in order of first use.
-        databases: Vec<(Bytes, DatabaseSnapshot)>,
-    },
-    /// Read a snapshot file for a peer.
-    Read {
-        /// Which peer.
-        to: NodeId,
-        /// Which snapshot.
-        metadata: SnapshotMetadata,
-    },
-}
-
-/// What the snapshot thread has done.
-#[derive(Debug)]
-pub enum SnapshotDone {
-    /// The file is durable, or not.
-    Written {
-        /// Which snapshot.
-        metadata: SnapshotMetadata,
-        /// How it went.
-        result: Result<(), String>,
-    },
-    /// The content of a file, uncompressed.
-    Read {
-        /// For whom.
-        to: NodeId,
-        /// Which snapshot.
-        metadata: SnapshotMetadata,
-        /// Payload or reason.
-        result: Result<Bytes, String>,
-    },
 }
 
 /// The sans-io node.
