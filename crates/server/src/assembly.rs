@@ -8,7 +8,7 @@ use vfs::Vfs;
 use wire_protocol::{Configuration, NodeId, Role, Server};
 
 use crate::core::{Core, CoreConfig, restore_payload};
-use crate::node::NodeError;
+use crate::error::NodeError;
 use crate::node_id::BOOTSTRAP_ID;
 use crate::options::{self, LiveOptions, NodeOptions};
 

@@ -19,6 +19,7 @@ mod connection;
 mod crew;
 mod dialer;
 mod disk_thread;
+mod error;
 mod event_loop;
 mod executor;
 mod listener;
@@ -35,7 +36,8 @@ mod trim;
 mod wake;
 
 pub use connector::Connect;
+pub use error::NodeError;
 pub use managed::ManagedServer;
-pub use node::{Node, NodeError, PendingHandover, ViewSource};
+pub use node::{Node, PendingHandover, ViewSource};
 pub use wake::ClusterView;
 pub use wire_protocol::{Configuration, NodeId, Role, Server};

@@ -1,9 +1,10 @@
 //! Requests that end early: INTERRUPT, closed sockets, clients that are probably gone.
 
-use super::client::{Client, RequestKind, RequestState};
+use super::client::{Client, RequestState};
+use super::codes;
 use super::database::DatabaseId;
-use super::gateway::{INTERRUPT_KIND, codes};
-use super::job::{JobClass, Work};
+use super::gateway::INTERRUPT_KIND;
+use super::job::{JobClass, RequestKind, Work};
 use super::{ClientId, Core, limits};
 
 impl Core {

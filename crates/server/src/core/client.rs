@@ -6,7 +6,7 @@ use vfs::{DatabaseSnapshot, TransactionState};
 use wire_protocol::{Frame, Protocol};
 
 use super::database::DatabaseId;
-use super::job::{JobClass, Work};
+use super::job::{JobClass, RequestKind, Work};
 use super::limits;
 use super::session::{CancelHandle, Session};
 
@@ -74,21 +74,6 @@ pub(super) struct Running {
     pub(super) kind: RequestKind,
     /// When it was given out.
     pub(super) since_ms: u64,
-}
-
-/// What the request in progress may do, as far as an answer for a broken one depends on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RequestKind {
-    /// OPEN, PREPARE, FINALIZE.
-    Session,
-    /// One statement without rows.
-    Exec,
-    /// Several statements, each its own transaction unless the text says otherwise.
-    Batch,
-    /// One statement with rows.
-    Query,
-    /// The session is being closed.
-    Close,
 }
 
 /// A dump in progress.

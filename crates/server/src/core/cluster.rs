@@ -4,7 +4,7 @@ use raft_glue::{ChangeError, NodeId, RequestId, Role};
 use wire_protocol::{Protocol, Response, ServersFormat};
 
 use super::client::RequestState;
-use super::gateway::codes;
+use super::codes;
 use super::session::encode;
 use super::{ClientId, Core};
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use vfs::{Database, DatabaseName, Position, Vfs};
 
+use super::ClientId;
+use super::batch::Batch;
 use super::lane::Lane;
 use super::limits;
-use super::{ClientId, leader::Batch};
 
 /// Key of a database in [`Databases`]; never reused while the node runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,7 +5,7 @@ use vfs::{DatabaseName, PAGE_SIZE};
 use wire_protocol::files::{encode_file_header, encode_files_header};
 
 use super::client::{Dump, RequestState};
-use super::gateway::codes;
+use super::codes;
 use super::{ClientId, Core, Output, limits};
 
 impl Core {

@@ -3,25 +3,12 @@
 use bytes::Bytes;
 use wire_protocol::{Frame, Protocol, Request, RequestError, Response};
 
-use super::client::{Client, RequestKind, RequestState};
-use super::job::Work;
+use super::client::{Client, RequestState};
+use super::codes;
+use super::job::{RequestKind, Work};
 use super::session::encode;
 use super::{ClientId, Core, Output, limits};
 use vfs::DatabaseName;
-
-/// Client error codes that are not SQLite's or raft's.
-pub(super) mod codes {
-    pub(in crate::core) const ERROR: u64 = 1;
-    pub(in crate::core) const BUSY: u64 = 5;
-    pub(in crate::core) const INTERRUPT: u64 = 9;
-    pub(in crate::core) const NOT_FOUND: u64 = 12;
-    pub(in crate::core) const CANT_OPEN: u64 = 14;
-    pub(in crate::core) const PROTOCOL: u64 = 15;
-    pub(in crate::core) const DQLITE_NOT_FOUND: u64 = 1002;
-    pub(in crate::core) const DQLITE_PARSE: u64 = 1005;
-    pub(in crate::core) const NOT_LEADER: u64 = 10250;
-    pub(in crate::core) const LEADERSHIP_LOST: u64 = 10506;
-}
 
 pub(super) const INTERRUPT_KIND: u8 = 10;
 const CONNECT_KIND: u8 = 11;

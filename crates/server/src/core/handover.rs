@@ -11,7 +11,7 @@ use raft_glue::{ChangeError, NodeId, RequestId, Role};
 use wire_protocol::{Configuration, Request, Response, ServersFormat};
 
 use super::ask::Asker;
-use super::gateway::codes;
+use super::codes;
 use super::role_manager::members_by_answers;
 use super::{Core, Output, roles};
 

@@ -29,6 +29,21 @@ pub struct SqlJob {
     pub(super) work: Work,
 }
 
+/// What a request may do, as far as the answer for one that breaks depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RequestKind {
+    /// OPEN, PREPARE, FINALIZE.
+    Session,
+    /// One statement without rows.
+    Exec,
+    /// Several statements, each its own transaction unless the text says otherwise.
+    Batch,
+    /// One statement with rows.
+    Query,
+    /// The session is being closed.
+    Close,
+}
+
 /// The work itself.
 #[derive(Debug)]
 pub(super) enum Work {

@@ -6,8 +6,7 @@
 use std::collections::VecDeque;
 
 use super::ClientId;
-use super::client::RequestKind;
-use super::job::Work;
+use super::job::{RequestKind, Work};
 
 /// Who writes and who waits.
 #[derive(Debug, Default)]

@@ -1,15 +1,13 @@
 //! From captured transactions to log entries, and what happens to all of it when leadership is lost.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use bytes::Bytes;
 use raft_glue::{LogIndex, ProposeError};
-use vfs::{DatabaseName, Page, PageNumber, Position, Transaction};
-use wire_protocol::command;
 
+use super::batch::Batch;
 use super::client::RequestState;
+use super::codes;
 use super::database::{DatabaseId, GatedReply};
-use super::gateway::codes;
 use super::{ClientId, Core, limits};
 
 /// Own entries in the log that are not applied yet, in log order.
@@ -45,55 +43,6 @@ impl Proposals {
     pub(super) fn take(&mut self, index: LogIndex) -> Option<Proposal> {
         let front = self.pending.front()?;
         if front.index == index { self.pending.pop_front() } else { None }
-    }
-}
-
-/// One or several captured transactions that become one entry: the newest image of each page.
-#[derive(Debug)]
-pub(super) struct Batch {
-    pages: BTreeMap<PageNumber, Page>,
-    page_count: u32,
-    generation: u64,
-    sequence: u64,
-    end: Position,
-}
-
-impl Batch {
-    fn new(transaction: Transaction) -> Self {
-        let mut batch = Self {
-            pages: BTreeMap::new(),
-            page_count: transaction.page_count,
-            generation: transaction.generation,
-            sequence: transaction.sequence,
-            end: transaction.end,
-        };
-        batch.add(transaction);
-        batch
-    }
-
-    /// Lays a later transaction over this one.
-    fn add(&mut self, transaction: Transaction) {
-        self.page_count = transaction.page_count;
-        self.sequence = transaction.sequence;
-        self.end = transaction.end;
-        if planted::bug!(OlderImageWins) {
-            for (number, page) in transaction.pages {
-                self.pages.entry(number).or_insert(page);
-            }
-            return;
-        }
-        self.pages.extend(transaction.pages);
-    }
-
-    fn len(&self) -> usize {
-        self.pages.len() * vfs::PAGE_SIZE
-    }
-
-    /// COMMAND_FRAMES. Pages that a later transaction of the batch cut off are left out.
-    fn encode(&self, name: &DatabaseName) -> Bytes {
-        let kept = self.pages.iter().filter(|(number, _)| number.0 <= self.page_count);
-        let pages: Vec<(u32, &[u8])> = kept.map(|(number, page)| (number.0, &page[..])).collect();
-        command::encode_frames(name.as_bytes(), pages.into_iter())
     }
 }
 

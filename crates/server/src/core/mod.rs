@@ -9,9 +9,11 @@
 
 mod apply;
 mod ask;
+mod batch;
 mod cancel;
 mod client;
 mod cluster;
+mod codes;
 mod database;
 mod dump;
 mod gateway;

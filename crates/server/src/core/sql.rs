@@ -4,10 +4,10 @@ use bytes::Bytes;
 use vfs::TransactionState;
 use wire_protocol::Response;
 
-use super::client::{Opened, RequestKind, RequestState, Running};
+use super::client::{Opened, RequestState, Running};
+use super::codes;
 use super::database::{DatabaseId, GatedReply};
-use super::gateway::codes;
-use super::job::{JobClass, Outcome, SqlDone, SqlJob, Work};
+use super::job::{JobClass, Outcome, RequestKind, SqlDone, SqlJob, Work};
 use super::lane::Waiter;
 use super::session::{encode, failure};
 use super::{ClientId, Core, Output};

@@ -16,7 +16,8 @@ use std::time::Duration;
 use wire_protocol::{NodeId, Server};
 
 use crate::connector::{Connect, TcpConnector};
-use crate::node::{Node, NodeError, PendingHandover};
+use crate::error::NodeError;
+use crate::node::{Node, PendingHandover};
 use crate::node_id::{BOOTSTRAP_ID, generate_node_id};
 use files::ServerInfo;
 use join::Seeker;
