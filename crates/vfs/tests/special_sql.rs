@@ -15,7 +15,7 @@ fn a_fresh_connection_has_the_settings_of_the_node() {
         ("journal_mode", "wal"),
         ("synchronous", "0"),
         ("foreign_keys", "1"),
-        ("cache_size", "-2000"),
+        ("cache_size", "-512"),
         ("page_size", "4096"),
         ("temp_store", "0"),
         ("auto_vacuum", "0"),
