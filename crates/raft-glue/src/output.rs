@@ -2,6 +2,8 @@
 
 use wire_protocol::{LogIndex, NodeId, Term, rpc};
 
+#[cfg(doc)]
+use crate::Replica;
 use crate::error::ChangeError;
 use crate::{Committed, InstalledSnapshot, Persist, SnapshotMetadata};
 
