@@ -194,12 +194,19 @@ fn shown(path: &Path) -> String {
     shown.unwrap_or(path).display().to_string()
 }
 
+/// An argument of the command line, `PATH` and `NAME=PATH` with the path as [`shown`].
+fn shown_argument(argument: &str) -> String {
+    let (name, path) = argument.split_at(argument.find("=/").map_or(0, |at| at + 1));
+    let path = Path::new(path);
+    if path.is_absolute() { format!("{name}{}", shown(path)) } else { argument.to_owned() }
+}
+
 fn about(
     libraries: &[Library],
     rounds: usize,
     duration: Duration,
 ) -> std::collections::BTreeMap<String, String> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<String> = std::env::args().skip(1).map(|argument| shown_argument(&argument)).collect();
     let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -245,6 +252,13 @@ mod tests {
             let group = groups.iter().filter(near).find(|group| group.setting.load == load).unwrap();
             assert!(group.clients.contains(&32), "{load}");
         }
+    }
+
+    #[test]
+    fn the_command_names_no_directory_of_this_machine() {
+        assert_eq!(shown_argument("C=/home/me/c/libdqlite.so.0"), "C=libdqlite.so.0");
+        assert_eq!(shown_argument("/home/me/out"), "out");
+        assert_eq!(shown_argument("kv-write,reads"), "kv-write,reads");
     }
 
     #[test]
