@@ -5,10 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use mio::event::Event;
 
 use crate::connection::{Connection, FromClient, ReadEnd};
 use crate::core::{ClientId, Input};
+use crate::registration::Readiness;
 use crate::socket::Flush;
 use crate::trim::Trim;
 
@@ -30,17 +30,14 @@ impl Clients {
     }
 
     /// Notes what the poll said of a socket; `false` if it is no client's.
-    pub(crate) fn ready(&mut self, token: u64, event: &Event, inputs: &mut VecDeque<Input>) -> bool {
+    pub(crate) fn ready(&mut self, token: u64, ready: Readiness, inputs: &mut VecDeque<Input>) -> bool {
         let Some(connection) = self.connections.get_mut(&token) else { return false };
-        // After an error or a hang-up both directions tell what is wrong when they are tried.
-        let gone = event.is_error() || event.is_write_closed();
-        let ending = event.is_read_closed() || gone;
-        connection.ready(event.is_readable() || ending, ending, event.is_writable() || gone);
+        connection.ready(ready.readable, ready.ending, ready.writable);
         self.to_read.insert(token);
         self.to_flush.insert(token);
-        if gone {
+        if ready.gone {
             self.hung_up.insert(token);
-        } else if event.is_read_closed() && connection.is_opened() {
+        } else if ready.ending && connection.is_opened() {
             // The end of the stream may stand behind requests that nobody reads for now.
             inputs.push_back(Input::ClientDeparting { client: ClientId(token) });
         }

@@ -22,7 +22,7 @@ use crate::executor::{Executor, SqliteThread};
 use crate::listener::Listener;
 use crate::own_jobs::OwnJobs;
 use crate::peer_client::PeerClients;
-use crate::registration::{LISTENER, Tokens, WAKE, register};
+use crate::registration::{LISTENER, Readiness, Tokens, WAKE, register};
 use crate::snapshot_thread::SnapshotThread;
 use crate::spin::Spin;
 use crate::transport::Transport;
@@ -185,14 +185,11 @@ impl EventLoop {
                 WAKE => {}
                 LISTENER => self.parts.listener.ready(),
                 _ => {
-                    if self.clients.ready(token, event, &mut self.inputs) {
-                        continue;
+                    let ready = Readiness::from(event);
+                    if !self.clients.ready(token, ready, &mut self.inputs) {
+                        self.parts.transport.ready(token, ready.readable, ready.writable, now_ms);
+                        self.parts.peer_clients.ready(token, &mut self.scratch);
                     }
-                    // After an error or a hang-up both directions tell what is wrong when they are tried.
-                    let gone = event.is_error() || event.is_write_closed();
-                    let readable = event.is_readable() || event.is_read_closed() || gone;
-                    self.parts.transport.ready(token, readable, event.is_writable() || gone, now_ms);
-                    self.parts.peer_clients.ready(token, &mut self.scratch);
                 }
             }
         }

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::RawFd;
 
+use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Registry, Token};
 
@@ -34,6 +35,26 @@ impl Tokens {
         let token = self.next;
         self.next += 1;
         token
+    }
+}
+
+/// What the poll said of a socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Readiness {
+    pub(crate) readable: bool,
+    pub(crate) writable: bool,
+    /// The other end sends no more.
+    pub(crate) ending: bool,
+    /// The socket is of no more use.
+    pub(crate) gone: bool,
+}
+
+impl From<&Event> for Readiness {
+    fn from(event: &Event) -> Self {
+        // After an error or a hang-up both directions tell what is wrong when they are tried.
+        let gone = event.is_error() || event.is_write_closed();
+        let ending = event.is_read_closed() || gone;
+        Self { readable: event.is_readable() || ending, writable: event.is_writable() || gone, ending, gone }
     }
 }
 

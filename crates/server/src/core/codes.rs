@@ -1,4 +1,4 @@
-//! Numbers in FAILURE that are not what SQLite just said (client-protocol in the specification, "errors").
+//! Numbers in FAILURE that are not what SQLite just said (specification, client-protocol section 11).
 
 /// SQLITE_ERROR.
 pub(super) const ERROR: u64 = 1;
