@@ -102,17 +102,24 @@ impl Generation {
         while done < buffer.len() {
             let position = offset + done as u64;
             let Some(number) = u32::try_from(position / PAGE_SIZE as u64 + 1).ok() else { break };
-            let page = match handle.pinned(number) {
-                Some(pinned) => pinned,
-                None => {
-                    let state = self.lock();
-                    lookup(&state.table, state.main_pages, number)
-                }
-            };
-            let Some(page) = page else { break };
+            let Some(page) = self.main_page(handle, number) else { break };
             done += crate::wal::copy_part(&page[..], position % PAGE_SIZE as u64, &mut buffer[done..]);
         }
         finish_read(buffer, done)
+    }
+
+    /// xFetch of the main file, for the page that begins at `offset`.
+    pub(crate) fn fetch_main(&self, handle: &Handle, offset: u64) -> Option<Page> {
+        let number = u32::try_from(offset / PAGE_SIZE as u64 + 1).ok()?;
+        if offset.is_multiple_of(PAGE_SIZE as u64) { self.main_page(handle, number) } else { None }
+    }
+
+    /// A page of the main file as the handle sees it.
+    fn main_page(&self, handle: &Handle, number: u32) -> Option<Page> {
+        handle.pinned(number).unwrap_or_else(|| {
+            let state = self.lock();
+            lookup(&state.table, state.main_pages, number)
+        })
     }
 
     /// xFileSize of the main file, in pages.

@@ -4,8 +4,10 @@
 //! maps page numbers to pages through chunks of 512 pointers. Both levels are reference counted, so a clone of the
 //! table costs one count, and the first change after it copies the list of chunks and the one chunk that is touched.
 
+use std::ffi::c_void;
 use std::fmt;
 use std::ops::Deref;
+use std::ptr;
 use std::sync::{Arc, OnceLock};
 
 /// Bytes in one database page. The database format of dqlite has no other size.
@@ -22,27 +24,59 @@ pub struct PageNumber(pub u32);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub u64);
 
+/// Zeros behind the bytes of a page. SQLite reads pages where they lie, and of a corrupt one it may read a little more
+/// than there is; its own VFS for Unix maps no page that has not as many bytes behind it (`unixFetch` in `os_unix.c`).
+const OVERREAD: usize = 256;
+
+/// What is allocated for a page.
+#[repr(C)]
+struct Padded {
+    bytes: [u8; PAGE_SIZE],
+    zeros: [u8; OVERREAD],
+}
+
 /// An immutable page; cloning it copies a pointer.
 #[derive(Clone)]
-pub struct Page(Arc<[u8; PAGE_SIZE]>);
+pub struct Page(Arc<Padded>);
 
 impl Page {
     /// Copies `bytes` into a new page; `None` unless there are exactly [`PAGE_SIZE`] of them.
     #[must_use]
     pub fn copy_from(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != PAGE_SIZE {
-            return None;
-        }
-        // `Arc::from` copies once, straight to the heap; an array by value would pass over the stack.
-        let bytes: Arc<[u8]> = Arc::from(bytes);
-        bytes.try_into().ok().map(Self)
+        let bytes: &[u8; PAGE_SIZE] = bytes.try_into().ok()?;
+        // Copied once, straight to the heap; a value would pass over the stack.
+        let mut page = Arc::<Padded>::new_uninit();
+        let place = Arc::get_mut(&mut page)?.as_mut_ptr();
+        // SAFETY: `place` is the memory of a whole `Padded`, which nobody else has.
+        let zeros = unsafe { &raw mut (*place).zeros };
+        // SAFETY: as above.
+        unsafe { zeros.write([0; OVERREAD]) };
+        // SAFETY: the memory begins with an array of that length, and `bytes` is elsewhere.
+        unsafe { ptr::copy_nonoverlapping(bytes, place.cast(), 1) };
+        // SAFETY: both fields are written, and there are no others.
+        Some(Self(unsafe { page.assume_init() }))
+    }
+
+    /// Address of the bytes, [`OVERREAD`] zeros behind them, for a reader in C. They stay until the address is given to
+    /// [`from_raw`](Self::from_raw).
+    pub(crate) fn into_raw(self) -> *const c_void {
+        Arc::into_raw(self.0).cast()
+    }
+
+    /// Takes back what [`into_raw`](Self::into_raw) gave out.
+    ///
+    /// # Safety
+    /// The address is from `into_raw`, and it is given back once for each time.
+    pub(crate) unsafe fn from_raw(address: *const c_void) -> Self {
+        // SAFETY: by contract.
+        Self(unsafe { Arc::from_raw(address.cast()) })
     }
 
     /// The page that a hole in a database reads as.
     #[must_use]
     pub fn zero() -> Self {
         static ZERO: OnceLock<Page> = OnceLock::new();
-        ZERO.get_or_init(|| Self(Arc::new([0; PAGE_SIZE]))).clone()
+        ZERO.get_or_init(|| Self(Arc::new(Padded { bytes: [0; PAGE_SIZE], zeros: [0; OVERREAD] }))).clone()
     }
 
     /// Whether both are the same allocation, which implies the same bytes.
@@ -54,7 +88,7 @@ impl Page {
     /// The big-endian 32-bit field at `offset`, as used all over SQLite's file header.
     #[must_use]
     pub(crate) fn field(&self, offset: usize) -> u32 {
-        crate::wal::be_u32(&self.0[..], offset)
+        crate::wal::be_u32(&self[..], offset)
     }
 }
 
@@ -62,19 +96,19 @@ impl Deref for Page {
     type Target = [u8; PAGE_SIZE];
 
     fn deref(&self) -> &Self::Target {
-        &self.0
+        &self.0.bytes
     }
 }
 
 impl AsRef<[u8]> for Page {
     fn as_ref(&self) -> &[u8] {
-        &self.0[..]
+        &self.0.bytes
     }
 }
 
 impl PartialEq for Page {
     fn eq(&self, other: &Self) -> bool {
-        self.is_same(other) || self.0 == other.0
+        self.is_same(other) || self.0.bytes == other.0.bytes
     }
 }
 

@@ -10,7 +10,7 @@ use libsqlite3_sys::{sqlite3_file, sqlite3_io_methods};
 use super::{File, buffer_of, bytes_of, guard, handle_of, put};
 use crate::generation::Mode;
 use crate::handle::Handle;
-use crate::page::PAGE_SIZE;
+use crate::page::{PAGE_SIZE, Page};
 use crate::wal::{FRAME_LEN, WAL_HEADER_LEN};
 
 const NO_METHODS: sqlite3_io_methods = sqlite3_io_methods {
@@ -36,7 +36,7 @@ const NO_METHODS: sqlite3_io_methods = sqlite3_io_methods {
 };
 
 pub(super) static MAIN_METHODS: sqlite3_io_methods = sqlite3_io_methods {
-    iVersion: 2,
+    iVersion: 3,
     xRead: Some(main_read),
     xWrite: Some(main_write),
     xTruncate: Some(main_truncate),
@@ -46,6 +46,8 @@ pub(super) static MAIN_METHODS: sqlite3_io_methods = sqlite3_io_methods {
     xShmLock: Some(shm_lock),
     xShmBarrier: Some(shm_barrier),
     xShmUnmap: Some(shm_unmap),
+    xFetch: Some(fetch),
+    xUnfetch: Some(unfetch),
     ..NO_METHODS
 };
 
@@ -229,6 +231,33 @@ unsafe extern "C" fn shm_unmap(file: *mut sqlite3_file, _delete: c_int) -> c_int
         // SAFETY: an open main file. The regions stay: they belong to the generation.
         if let Some(handle) = unsafe { handle_of(file) } {
             handle.generation.release_all(handle);
+        }
+        ffi::SQLITE_OK
+    })
+}
+
+unsafe extern "C" fn fetch(file: *mut sqlite3_file, offset: i64, len: c_int, out: *mut *mut c_void) -> c_int {
+    guard(ffi::SQLITE_IOERR_MMAP, || {
+        // SAFETY: an open main file.
+        let Some(handle) = (unsafe { handle_of(file) }) else { return ffi::SQLITE_IOERR_MMAP };
+        let page = match (u64::try_from(offset), usize::try_from(len)) {
+            (Ok(offset), Ok(PAGE_SIZE)) => handle.generation.fetch_main(handle, offset),
+            _ => None,
+        };
+        // Of a null pointer SQLite knows that it has to read.
+        let address = page.map_or(std::ptr::null(), Page::into_raw);
+        // SAFETY: SQLite passes a place for the result. It writes to no page that it fetched.
+        unsafe { put(out, address.cast_mut()) };
+        ffi::SQLITE_OK
+    })
+}
+
+unsafe extern "C" fn unfetch(_: *mut sqlite3_file, _: i64, page: *mut c_void) -> c_int {
+    guard(ffi::SQLITE_IOERR_MMAP, || {
+        // A null pointer says that nothing may stay mapped.
+        if !page.is_null() {
+            // SAFETY: SQLite gives back what it fetched, once.
+            drop(unsafe { Page::from_raw(page) });
         }
         ffi::SQLITE_OK
     })

@@ -196,6 +196,26 @@ impl RawFile {
         (code, value)
     }
 
+    /// xFetch: an address, or null.
+    pub fn fetch(&self, offset: i64, len: c_int) -> *const u8 {
+        let mut out = std::ptr::dangling_mut::<c_void>();
+        // SAFETY: a place for the result.
+        let code = unsafe { self.methods().xFetch.unwrap()(self.file, offset, len, &raw mut out) };
+        assert_eq!(code, ffi::SQLITE_OK);
+        out.cast_const().cast()
+    }
+
+    /// xUnfetch.
+    ///
+    /// # Safety
+    /// The address is null, or from `fetch` and not yet given back.
+    pub unsafe fn unfetch(&self, offset: i64, page: *const u8) {
+        // SAFETY: by contract.
+        let code =
+            unsafe { self.methods().xUnfetch.unwrap()(self.file, offset, page.cast_mut().cast::<c_void>()) };
+        assert_eq!(code, ffi::SQLITE_OK);
+    }
+
     pub fn shm_map(&self, region: c_int, len: c_int, extend: bool) -> Result<*mut c_void, c_int> {
         let mut out = std::ptr::dangling_mut::<c_void>();
         // SAFETY: a place for the result.
