@@ -43,7 +43,7 @@ fn write(leader: &mut Leader, key: i64) -> Transaction {
     let prepared = leader.connection.prepare(WRITE).expect("it is SQL");
     let mut statement = prepared.statement.expect("it is a statement");
     statement.bind_integer(1, key % KEYS).expect("it has two parameters");
-    statement.bind_blob(2, &[7; 1024]).expect("it has two parameters");
+    statement.bind_blob(2, vec![7; 1024].into()).expect("it has two parameters");
     assert_eq!(statement.step().expect("nobody else writes"), Step::Done);
     drop(statement);
     committed(leader)

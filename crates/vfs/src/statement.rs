@@ -3,6 +3,7 @@
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use libsqlite3_sys as ffi;
 
 use crate::connection::{Inner, Lifetime};
@@ -45,6 +46,8 @@ pub struct Prepared {
 pub struct Statement {
     raw: *mut ffi::sqlite3_stmt,
     inner: Arc<Inner>,
+    /// Texts and blobs that parameters are bound to: SQLite reads them where they are.
+    bound: Vec<Bytes>,
 }
 
 // SAFETY: every call with `raw` is made while the connection is entered.
@@ -96,7 +99,7 @@ impl Statement {
             // SAFETY: SQLite sets the tail to a place in the text or right behind it.
             usize::try_from(unsafe { tail.offset_from(start) }).map_or(sql.len(), |len| len.min(sql.len()))
         };
-        let statement = (!raw.is_null()).then(|| Self { raw, inner: Arc::clone(inner) });
+        let statement = (!raw.is_null()).then(|| Self { raw, inner: Arc::clone(inner), bound: Vec::new() });
         Ok(Prepared { statement, consumed })
     }
 
@@ -182,43 +185,38 @@ impl Statement {
         self.check(|raw| unsafe { ffi::sqlite3_bind_double(raw, parameter, value) })
     }
 
-    /// Binds text, which is copied.
+    /// Binds text. It is not copied; the statement keeps it until [`clear_bindings`](Self::clear_bindings).
     ///
     /// # Errors
     /// As [`bind_integer`](Self::bind_integer).
-    pub fn bind_text(&mut self, parameter: usize, value: &[u8]) -> Result<(), SqlError> {
+    pub fn bind_text(&mut self, parameter: usize, value: Bytes) -> Result<(), SqlError> {
         let parameter = index(parameter)?;
         let encoding = u8::try_from(ffi::SQLITE_UTF8).expect("the constant is 1");
-        // SAFETY: the statement is alive and its connection entered; pointer and length describe `value`, which SQLite
-        // copies.
+        let (start, len) = self.keep(value);
+        // SAFETY: the statement is alive and its connection entered; the text stays as long as SQLite may read it.
         self.check(|raw| unsafe {
-            ffi::sqlite3_bind_text64(
-                raw,
-                parameter,
-                value.as_ptr().cast(),
-                value.len() as u64,
-                ffi::SQLITE_TRANSIENT(),
-                encoding,
-            )
+            ffi::sqlite3_bind_text64(raw, parameter, start.cast(), len, ffi::SQLITE_STATIC(), encoding)
         })
     }
 
-    /// Binds bytes, which are copied.
+    /// Binds bytes. They are not copied; the statement keeps them until [`clear_bindings`](Self::clear_bindings).
     ///
     /// # Errors
     /// As [`bind_integer`](Self::bind_integer).
-    pub fn bind_blob(&mut self, parameter: usize, value: &[u8]) -> Result<(), SqlError> {
+    pub fn bind_blob(&mut self, parameter: usize, value: Bytes) -> Result<(), SqlError> {
         let parameter = index(parameter)?;
-        // SAFETY: as for text. The pointer of an empty slice is not null, so it binds an empty blob.
+        let (start, len) = self.keep(value);
+        // SAFETY: as for text. The pointer of no bytes is not null, so it binds an empty blob.
         self.check(|raw| unsafe {
-            ffi::sqlite3_bind_blob64(
-                raw,
-                parameter,
-                value.as_ptr().cast(),
-                value.len() as u64,
-                ffi::SQLITE_TRANSIENT(),
-            )
+            ffi::sqlite3_bind_blob64(raw, parameter, start.cast(), len, ffi::SQLITE_STATIC())
         })
+    }
+
+    /// Keeps a value for SQLite; gives its place, which moving the handle does not change, and its length.
+    fn keep(&mut self, value: Bytes) -> (*const u8, u64) {
+        let place = (value.as_ptr(), value.len() as u64);
+        self.bound.push(value);
+        place
     }
 
     /// Binds NULL.
@@ -236,6 +234,11 @@ impl Statement {
         let _entered = self.inner.enter();
         // SAFETY: the statement is alive and its connection entered.
         unsafe { ffi::sqlite3_clear_bindings(self.raw) };
+        // The row that a running statement is at, and the rest of its run, may use what was bound.
+        // SAFETY: as above.
+        if unsafe { ffi::sqlite3_stmt_busy(self.raw) } == 0 {
+            self.bound.clear();
+        }
     }
 
     /// Runs to the next row or the end.

@@ -7,6 +7,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use common::*;
 use libsqlite3_sys as ffi;
 use vfs::{ApplyError, DatabaseName, NameError, Options, PageNumber, Step, TransactionState, Veto, Vfs};
@@ -310,7 +311,7 @@ fn attach_reaches_neither_files_nor_databases() {
     let error = fails(&mut connection, "VACUUM INTO 'file'");
     assert_eq!((error.code, &error.message[..]), (ffi::SQLITE_AUTH, "authorization denied"));
     let mut vacuum = connection.prepare(b"VACUUM INTO ?1").unwrap().statement.unwrap();
-    vacuum.bind_text(1, b"file").unwrap();
+    vacuum.bind_text(1, Bytes::from_static(b"file")).unwrap();
     assert_eq!(vacuum.step().unwrap_err().code, ffi::SQLITE_AUTH);
     assert_eq!(pair.vfs.databases().len(), 2);
     assert!(!std::path::Path::new("file").exists());

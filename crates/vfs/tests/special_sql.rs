@@ -3,6 +3,7 @@
 
 mod common;
 
+use bytes::Bytes;
 use common::*;
 use libsqlite3_sys as ffi;
 use vfs::{Lifetime, Step, TransactionState};
@@ -15,7 +16,8 @@ fn a_fresh_connection_has_the_settings_of_the_node() {
         ("journal_mode", "wal"),
         ("synchronous", "0"),
         ("foreign_keys", "1"),
-        ("cache_size", "-512"),
+        ("cache_size", "-2000"),
+        ("mmap_size", "0"),
         ("page_size", "4096"),
         ("temp_store", "0"),
         ("auto_vacuum", "0"),
@@ -235,8 +237,8 @@ fn values_of_all_kinds_go_in_and_come_out() {
     assert_eq!(insert.parameter_count(), 5);
     insert.bind_integer(1, i64::MIN).unwrap();
     insert.bind_float(2, -0.5).unwrap();
-    insert.bind_text(3, b"").unwrap();
-    insert.bind_blob(4, b"").unwrap();
+    insert.bind_text(3, Bytes::new()).unwrap();
+    insert.bind_blob(4, Bytes::new()).unwrap();
     insert.bind_null(5).unwrap();
     assert_eq!(insert.bind_null(6).unwrap_err().code, ffi::SQLITE_RANGE);
     assert_eq!(insert.bind_null(usize::MAX).unwrap_err().code, ffi::SQLITE_RANGE);
@@ -262,4 +264,27 @@ fn values_of_all_kinds_go_in_and_come_out() {
     }
     let error = connection.prepare(b"SELEC 1").unwrap_err();
     assert_eq!((error.code, &error.message[..]), (ffi::SQLITE_ERROR, "near \"SELEC\": syntax error"));
+}
+
+#[test]
+fn bound_values_are_neither_copied_nor_let_go_while_a_row_may_use_them() {
+    use vfs::ColumnValue::{Null, Text};
+    let pair = pair();
+    let mut connection = pair.open();
+    let mut select = connection.prepare(b"SELECT ?1").unwrap().statement.unwrap();
+    let value = Bytes::from(vec![b'x'; 100_000]);
+    select.bind_text(1, value.clone()).unwrap();
+    assert!(!value.is_unique(), "it is kept");
+    assert_eq!(select.step(), Ok(Step::Row));
+    select.clear_bindings();
+    assert!(!value.is_unique(), "the row is made of it");
+    assert_eq!(select.column(0), Text(&value));
+    assert_eq!(select.step(), Ok(Step::Done));
+    select.clear_bindings();
+    assert!(value.is_unique());
+    assert_eq!(select.step(), Ok(Step::Row));
+    assert_eq!(select.column(0), Null);
+    select.bind_text(1, value.clone()).unwrap_err();
+    drop(select);
+    assert!(value.is_unique());
 }

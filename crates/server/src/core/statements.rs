@@ -66,17 +66,17 @@ impl Statements {
     }
 }
 
-/// Binds the next values to the parameters 1, 2, ... of `statement`; missing ones are NULL. Surplus values stay.
+/// Binds the next values to the parameters 1, 2, ... of `statement`, all of which are NULL; missing ones stay so. Surplus
+/// values stay where they are.
 pub(super) fn bind_parameters(statement: &mut Statement, params: &mut Params) -> Result<(), SqlError> {
     let refused = || SqlError { code: 1, message: "bind parameters".to_owned() };
-    statement.clear_bindings();
     for index in 1..=statement.parameter_count() {
         let Some(value) = params.next() else { break };
         let bound = match value.map_err(|_| refused())? {
             Value::Integer(value) => statement.bind_integer(index, value),
             Value::Float(value) => statement.bind_float(index, value),
-            Value::Text(text) | Value::Iso8601(text) => statement.bind_text(index, &text),
-            Value::Blob(blob) => statement.bind_blob(index, &blob),
+            Value::Text(text) | Value::Iso8601(text) => statement.bind_text(index, text),
+            Value::Blob(blob) => statement.bind_blob(index, blob),
             Value::Null => statement.bind_null(index),
             Value::Boolean(value) => statement.bind_integer(index, i64::from(value != 0)),
             Value::UnixTime(_) => return Err(refused()),
