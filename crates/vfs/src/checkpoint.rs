@@ -22,16 +22,7 @@ impl Generation {
         if state.fenced || state.committed < threshold.max(1) {
             return Ok(done);
         }
-        let before = state.index.backfill();
-        if before > state.committed || state.committed > state.captured || state.captured > state.wal.len() {
-            let reason = format!(
-                "nBackfill {before}, committed {}, captured {}, written {}",
-                state.committed,
-                state.captured,
-                state.wal.len()
-            );
-            return Err(self.violate(state, reason));
-        }
+        let before = self.check_marks(state)?;
         // Without speculation all of it may be movable, which a restart needs. A long WAL is moved at every chance: readers
         // of a WAL that is in the main file do without it, and once the last of the others has gone it can be restarted.
         let is_long = state.captured >= threshold.saturating_mul(PATIENCE);
@@ -47,6 +38,30 @@ impl Generation {
             done.restarted = true;
         }
         Ok(done)
+    }
+
+    /// Backfills what can be, however little it is.
+    pub(crate) fn backfill(&self, state: &mut State) -> Result<u32, crate::Error> {
+        if state.fenced {
+            return Ok(0);
+        }
+        self.check_marks(state)?;
+        Ok(state.backfill())
+    }
+
+    /// The order of the marks; nBackfill.
+    fn check_marks(&self, state: &mut State) -> Result<u32, crate::Error> {
+        let backfill = state.index.backfill();
+        if backfill <= state.committed
+            && state.committed <= state.captured
+            && state.captured <= state.wal.len()
+        {
+            return Ok(backfill);
+        }
+        let (committed, captured, written) = (state.committed, state.captured, state.wal.len());
+        let reason =
+            format!("nBackfill {backfill}, committed {committed}, captured {captured}, written {written}");
+        Err(self.violate(state, reason))
     }
 }
 
@@ -197,6 +212,29 @@ mod tests {
         assert_eq!(database.maintain_with(1).unwrap().backfilled, 0);
         assert!(held() <= 1);
         reader.exec_simple(b"COMMIT").unwrap();
+    }
+
+    #[test]
+    fn backfill_alone_empties_the_wal_without_starting_it_again() {
+        let vfs = vfs();
+        let database = vfs.get_or_create(&DatabaseName::try_from("db").unwrap());
+        let mut writer = vfs.open(database.name()).unwrap();
+        writer.exec_simple(b"CREATE TABLE t(a)").unwrap();
+        assert_eq!(database.backfill().unwrap(), 0, "what is not committed stays in the WAL");
+        let transaction = database.poll_captured().unwrap();
+        database.commit(transaction.generation, transaction.sequence).unwrap();
+        let salts = || database.current().lock().index.header().unwrap().salts;
+        let before = (salts(), database.wal_frames());
+        assert_eq!(database.maintain().unwrap(), Maintenance::default(), "too few for this");
+        assert_eq!(database.backfill().unwrap(), before.1);
+        assert_eq!((salts(), database.wal_frames()), before, "connections keep the pages they know");
+        let held = database.current().lock().wal.held();
+        assert!(held <= 1, "{held} frames are held");
+        let mut reader = vfs.open(database.name()).unwrap();
+        reader.exec_simple(b"BEGIN; SELECT count(*) FROM t").unwrap();
+        assert!(!database.current().lock().locks.is_free(READ0), "it reads the main file alone");
+        database.fence();
+        assert_eq!(database.backfill().unwrap(), 0);
     }
 
     #[test]

@@ -326,6 +326,18 @@ impl Database {
         generation.maintain(&mut state, threshold)
     }
 
+    /// Moves committed frames into the main file, however few they are, and lets the WAL be: its restart would make all
+    /// connections forget the pages they know. For a database at rest, whose readers then find pages where they lie.
+    ///
+    /// # Errors
+    /// [`Error::Invariant`].
+    pub fn backfill(&self) -> Result<u32, Error> {
+        let generation = self.current();
+        let mut state = generation.lock();
+        generation.check(&state)?;
+        generation.backfill(&mut state)
+    }
+
     /// The committed state.
     #[must_use]
     pub fn snapshot(&self) -> DatabaseSnapshot {

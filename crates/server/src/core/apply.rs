@@ -50,6 +50,21 @@ impl Core {
         Ok(())
     }
 
+    /// A database that is written anyway is maintained behind its commits.
+    pub(super) fn backfill_at_rest(&mut self, now_ms: u64) {
+        if self.failed.is_some() {
+            return;
+        }
+        for id in self.databases.ids() {
+            let state = self.databases.get_mut(id);
+            if state.is_at_rest()
+                && let Err(error) = state.database.backfill()
+            {
+                return self.fail(error.to_string(), now_ms);
+            }
+        }
+    }
+
     /// A database that was deleted or never written goes when nobody has it open any more.
     pub(super) fn forget_if_unused(&mut self, id: DatabaseId) {
         let database = &self.databases.get(id).database;

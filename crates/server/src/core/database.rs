@@ -44,6 +44,8 @@ pub(super) struct DatabaseState {
     pub(super) ended: Option<(u64, Position)>,
     /// When the WAL is to start again.
     drain: Drain,
+    /// What was committed at the last tick.
+    at_tick: Position,
     /// Sessions that were opened and not yet closed.
     pub(super) sessions: usize,
 }
@@ -60,6 +62,7 @@ impl DatabaseState {
             generation,
             ended: None,
             drain: Drain::default(),
+            at_tick: Position::default(),
             sessions: 0,
         }
     }
@@ -79,6 +82,12 @@ impl DatabaseState {
     /// Whether anything here still waits for something or may come back.
     fn is_in_use(&self) -> bool {
         self.sessions > 0 || !self.lane.is_free() || !self.gated.is_empty() || self.held_back.is_some()
+    }
+
+    /// Whether nothing was committed since the last tick.
+    pub(super) fn is_at_rest(&mut self) -> bool {
+        let committed = self.database.committed();
+        std::mem::replace(&mut self.at_tick, committed) == committed
     }
 
     /// Whether one more writer may run ahead of the log.

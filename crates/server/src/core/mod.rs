@@ -288,6 +288,7 @@ impl Core {
 
     fn tick(&mut self, now_ms: u64) {
         self.replica.handle_tick(now_ms);
+        self.backfill_at_rest(now_ms);
         self.expire_writers(now_ms);
         self.cancel_jobs_of_departed(now_ms);
         self.manage_roles(now_ms);

@@ -20,6 +20,7 @@ const SEGMENT_SIZE: u64 = 64 * 1024;
 /// A sole voter without threads.
 pub(crate) struct Alone {
     pub(crate) disk: MemoryDisk,
+    pub(crate) vfs: Arc<Vfs>,
     core: Option<Core>,
     pub(crate) worker: LogWorker<LogStore<MemoryDisk>>,
     inputs: VecDeque<Input>,
@@ -42,13 +43,14 @@ impl Alone {
         }
         let log_options = LogOptions { segment_size: SEGMENT_SIZE, ..assembly::log_options(&options) };
         let (log, loaded) = assembly::open_log_with(&disk, NodeId(1), "1", log_options).unwrap();
-        let vfs = Vfs::register().unwrap();
+        let vfs = Arc::new(Vfs::register().unwrap());
         assembly::restore_databases(&disk, &vfs, &loaded).unwrap();
         let config = assembly::replica_config(NodeId(1), "1", &options, 1);
         let live = Arc::clone(options.live());
-        let core = assembly::core(config, loaded, Arc::new(vfs), live, 0).unwrap();
+        let core = assembly::core(config, loaded, Arc::clone(&vfs), live, 0).unwrap();
         let mut alone = Self {
             disk,
+            vfs,
             core: Some(core),
             worker: LogWorker::new(log),
             inputs: VecDeque::new(),

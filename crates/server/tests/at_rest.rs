@@ -1,0 +1,33 @@
+//! A database that nobody writes is moved out of its WAL, however few frames that has.
+#![allow(clippy::unwrap_used, reason = "a failure of a helper is a failure of the test")]
+
+mod common;
+
+use common::alone::Alone;
+use raft_glue::disk::MemoryDisk;
+use server::core::Input;
+use vfs::DatabaseName;
+
+#[test]
+fn ticks_backfill_a_database_at_rest_only() {
+    let mut alone = Alone::start(MemoryDisk::new(1), None);
+    alone.open("test");
+    alone.exec("CREATE TABLE t (n INTEGER)").unwrap();
+    let database = alone.vfs.database(&DatabaseName::new(b"test").unwrap()).unwrap();
+    let tick = |alone: &mut Alone| {
+        alone.feed(Input::Tick);
+        alone.settle();
+    };
+    for _ in 0..3 {
+        alone.exec("INSERT INTO t VALUES (1)").unwrap();
+        tick(&mut alone);
+    }
+    assert!(database.wal_frames() > 0);
+    let waiting = database.backfill().unwrap();
+    assert_eq!(waiting, database.wal_frames(), "there was a commit before each tick");
+    alone.exec("INSERT INTO t VALUES (1)").unwrap();
+    tick(&mut alone);
+    tick(&mut alone);
+    assert_eq!(database.backfill().unwrap(), 0, "nothing was left to move");
+    assert_eq!(alone.count(), 4);
+}
