@@ -379,21 +379,20 @@ impl Replica {
         self.leading.is_some() && self.raw.raft.lead_transferee.is_some()
     }
 
-    /// How long ago a majority of the voters (we count at once) had last been heard from, milliseconds. Only means
-    /// something while we lead.
+    /// Whether we lead and have heard from a majority of the voters, ourselves among them, within so many milliseconds.
     #[must_use]
-    pub fn quorum_contact_age_ms(&self, now_ms: u64) -> u64 {
-        let Some(leading) = self.leading else { return u64::MAX };
-        let age_ms = |id: NodeId| {
-            if id == self.config.id {
-                return 0;
-            }
+    pub fn hears_quorum(&self, within_ms: u64, now_ms: u64) -> bool {
+        let Some(leading) = self.leading else { return false };
+        let hears = |id: NodeId| {
             let contact = self.peers.get(&id).and_then(|peer| peer.contact_ms).unwrap_or(leading.since_ms);
-            now_ms.saturating_sub(contact)
+            id == self.config.id || now_ms.saturating_sub(contact) <= within_ms
         };
-        let mut ages: Vec<u64> = self.configuration().voters().map(|server| age_ms(server.id)).collect();
-        ages.sort_unstable();
-        ages.get(ages.len() / 2).copied().unwrap_or(0)
+        let (mut voters, mut heard) = (0, 0);
+        for voter in self.configuration().voters() {
+            voters += 1;
+            heard += usize::from(hears(voter.id));
+        }
+        voters == 0 || heard > voters / 2
     }
 
     /// When this peer last answered us as the leader; nothing while we do not lead.

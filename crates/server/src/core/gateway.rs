@@ -225,7 +225,7 @@ impl Core {
     pub(super) fn check_leader(&mut self, client: ClientId, now_ms: u64) -> bool {
         let leads = self.failed.is_none()
             && self.replica.is_leader()
-            && self.replica.quorum_contact_age_ms(now_ms) <= self.config.lease_ms;
+            && self.replica.hears_quorum(self.config.lease_ms, now_ms);
         if !leads {
             self.refuse(client, codes::NOT_LEADER, "not leader", now_ms);
         }
