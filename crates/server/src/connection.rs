@@ -15,6 +15,8 @@ use crate::trim::LARGE_REQUEST_LEN;
 pub(crate) const MAX_OUTPUT_LEN: usize = 1024 * 1024;
 /// What one socket may read in one turn of the loop before others get their share.
 pub(crate) const READ_BUDGET: usize = 512 * 1024;
+/// What a connection keeps allocated for the next requests, bytes: most fit.
+const KEPT_INPUT_LEN: usize = 4096;
 /// Request type of CONNECT.
 const CONNECT: u8 = 11;
 
@@ -58,6 +60,8 @@ pub(crate) struct Connection {
     socket: Socket,
     decoder: ClientDecoder,
     input: BytesMut,
+    /// More than [`KEPT_INPUT_LEN`] may be allocated for `input`.
+    roomy: bool,
     output: SendQueue,
     phase: Phase,
     readable: bool,
@@ -80,6 +84,7 @@ impl Connection {
             socket,
             decoder: ClientDecoder::new(MAX_REQUEST_LEN),
             input: BytesMut::new(),
+            roomy: false,
             output: SendQueue::default(),
             phase: Phase::Handshake,
             readable: true,
@@ -155,6 +160,7 @@ impl Connection {
                 Ok(0) if self.phase == Phase::Handshake => return ReadEnd::Broken,
                 Ok(0) => self.end(FromClient::Eof, &mut sink),
                 Ok(len) => {
+                    self.roomy |= self.input.len() + len > KEPT_INPUT_LEN;
                     self.input.extend_from_slice(&scratch[..len]);
                     budget = budget.saturating_sub(len);
                     // There was no more. What comes later is told by the poll, which has told of the end, too, if it
@@ -165,9 +171,10 @@ impl Connection {
                 Err(_) => return ReadEnd::Broken,
             }
         }
-        if self.input.is_empty() {
+        if self.roomy && self.input.is_empty() {
             // Even one without capacity keeps all the memory alive that its last messages stood in.
             self.input = BytesMut::new();
+            self.roomy = false;
         }
         ReadEnd::Waiting
     }

@@ -51,6 +51,11 @@ impl Lane {
         self.waiting.push_back(waiter);
     }
 
+    /// Whether the lane is free and somebody waits for it.
+    pub(super) fn has_next(&self) -> bool {
+        self.holder.is_none() && !self.waiting.is_empty()
+    }
+
     /// Gives the free lane to the first in the queue.
     pub(super) fn grant_next(&mut self) -> Option<Waiter> {
         if self.holder.is_some() {

@@ -23,6 +23,9 @@ pub const MAX_ROW_LEN: usize = 1024 * 1024 * 1024;
 /// transaction is committed by the cluster, so they must fit in memory.
 pub const MAX_RETURNING_LEN: usize = 64 * 1024 * 1024;
 
+/// What an opened connection keeps for its next reply, bytes. A longer reply gives its memory back.
+pub const REPLY_BUFFER_LEN: usize = 4096;
+
 /// Prepared statements of one connection.
 pub const MAX_STATEMENTS: usize = 16 * 1024;
 

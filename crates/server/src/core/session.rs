@@ -56,6 +56,8 @@ pub(super) struct Session {
     statements: Statements,
     connection: Connection,
     cancel: CancelHandle,
+    /// Where the next reply is written: its memory is that of the last one, which the socket has taken by then.
+    reply: BytesMut,
 }
 
 /// The request being run.
@@ -89,7 +91,13 @@ impl Session {
             cancelled: Arc::new(AtomicBool::new(false)),
             interrupt: connection.interrupt_handle(),
         };
-        Ok(Self { current: None, statements: Statements::default(), connection, cancel })
+        Ok(Self {
+            current: None,
+            statements: Statements::default(),
+            connection,
+            cancel,
+            reply: BytesMut::new(),
+        })
     }
 
     /// Whether the current request was cancelled.
@@ -254,11 +262,30 @@ impl Session {
         if self.cancel.is_cancelled() { Err(error(SQLITE_INTERRUPT, "interrupted")) } else { Ok(()) }
     }
 
-    fn result(&self) -> Outcome {
-        complete(encode(&Response::Result {
+    fn result(&mut self) -> Outcome {
+        let response = Response::Result {
             last_insert_id: self.connection.last_insert_rowid().cast_unsigned(),
             rows_affected: self.connection.changes().cast_unsigned(),
-        }))
+        };
+        let mut out = self.reply_buffer();
+        response.encode(&mut out);
+        complete(self.finished(out))
+    }
+
+    /// An empty buffer for a reply.
+    fn reply_buffer(&mut self) -> BytesMut {
+        let mut out = std::mem::take(&mut self.reply);
+        out.reserve(limits::REPLY_BUFFER_LEN);
+        out
+    }
+
+    /// The reply; a long one takes its memory with it.
+    fn finished(&mut self, mut out: BytesMut) -> Bytes {
+        let reply = out.split().freeze();
+        if reply.len() <= limits::REPLY_BUFFER_LEN {
+            self.reply = out;
+        }
+        reply
     }
 
     fn exec_statement(&mut self, current: &mut Current, may_write: bool) -> Result<Outcome, SqlError> {
@@ -343,16 +370,18 @@ impl Session {
             }
             current.started = true;
         }
-        let mut out = BytesMut::new();
+        let mut out = self.reply_buffer();
         loop {
             let end = self.rows_message(statement, &mut out)?;
             match end {
                 RowsEnd::Done => {
-                    // A write is committed when its statement is reset, if it was not when it ended.
-                    statement.reset()?;
-                    return Ok(complete(out.freeze()));
+                    if writes {
+                        // It is committed when its statement is reset, if it was not when it ended.
+                        statement.reset()?;
+                    }
+                    return Ok(complete(self.finished(out)));
                 }
-                RowsEnd::Part if !writes => return Ok(Outcome::Rows { reply: out.freeze() }),
+                RowsEnd::Part if !writes => return Ok(Outcome::Rows { reply: self.finished(out) }),
                 // The rows of a write must not leave before the write is committed, and it is not even
                 // complete before its last row.
                 RowsEnd::Part if out.len() > limits::MAX_RETURNING_LEN => {

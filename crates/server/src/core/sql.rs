@@ -131,7 +131,7 @@ impl Core {
     /// Starts the next writer if the lane is free and the window has room.
     pub(super) fn grant(&mut self, database: DatabaseId) {
         let state = self.databases.get_mut(database);
-        if !state.window_has_room() {
+        if !state.lane.has_next() || !state.window_has_room() {
             return;
         }
         if let Some(waiter) = state.lane.grant_next() {
