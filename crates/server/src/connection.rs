@@ -15,7 +15,7 @@ use crate::trim::LARGE_REQUEST_LEN;
 pub(crate) const MAX_OUTPUT_LEN: usize = 1024 * 1024;
 /// What one socket may read in one turn of the loop before others get their share.
 pub(crate) const READ_BUDGET: usize = 512 * 1024;
-/// What a connection keeps allocated for the next requests, bytes: most fit.
+/// A connection keeps the buffer of its input while that never held more, bytes: most requests fit.
 const KEPT_INPUT_LEN: usize = 4096;
 /// Request type of CONNECT.
 const CONNECT: u8 = 11;
@@ -60,7 +60,7 @@ pub(crate) struct Connection {
     socket: Socket,
     decoder: ClientDecoder,
     input: BytesMut,
-    /// More than [`KEPT_INPUT_LEN`] may be allocated for `input`.
+    /// `input` has held more than [`KEPT_INPUT_LEN`] since it was made.
     roomy: bool,
     output: SendQueue,
     phase: Phase,
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn an_idle_connection_keeps_no_buffer() {
+    fn an_idle_connection_keeps_no_large_buffer() {
         let (mut connection, mut peer) = connection();
         peer.write_all(&HANDSHAKE).unwrap();
         read(&mut connection);
@@ -434,9 +434,12 @@ mod tests {
                 None => {}
             }
         };
-        writer.join().unwrap();
+        let mut peer = writer.join().unwrap();
         read(&mut connection);
         assert!(frame.body.is_unique(), "the connection shares the memory of a message it has handed on");
         assert_eq!(connection.input.capacity(), 0);
+        peer.write_all(&self::frame(3, 2)).unwrap();
+        assert_eq!(read(&mut connection).1.len(), 1);
+        assert!(connection.input.capacity() <= 4 * KEPT_INPUT_LEN, "{}", connection.input.capacity());
     }
 }

@@ -46,7 +46,10 @@ impl Generation {
             return Ok(0);
         }
         self.check_marks(state)?;
-        Ok(state.backfill())
+        let moved = state.backfill();
+        // Also when nothing moved: a reader may have gone.
+        state.release_frames();
+        Ok(moved)
     }
 
     /// The order of the marks; nBackfill.
@@ -225,12 +228,16 @@ mod tests {
         database.commit(transaction.generation, transaction.sequence).unwrap();
         let salts = || database.current().lock().index.header().unwrap().salts;
         let before = (salts(), database.wal_frames());
+        let held = || database.current().lock().wal.held();
+        let mut reader = vfs.open(database.name()).unwrap();
+        reader.exec_simple(b"BEGIN; SELECT count(*) FROM t").unwrap();
         assert_eq!(database.maintain().unwrap(), Maintenance::default(), "too few for this");
         assert_eq!(database.backfill().unwrap(), before.1);
         assert_eq!((salts(), database.wal_frames()), before, "connections keep the pages they know");
-        let held = database.current().lock().wal.held();
-        assert!(held <= 1, "{held} frames are held");
-        let mut reader = vfs.open(database.name()).unwrap();
+        assert!(held() > 1, "the reader finds its pages in these frames");
+        reader.exec_simple(b"COMMIT").unwrap();
+        assert_eq!(database.backfill().unwrap(), 0);
+        assert!(held() <= 1, "{} frames are held", held());
         reader.exec_simple(b"BEGIN; SELECT count(*) FROM t").unwrap();
         assert!(!database.current().lock().locks.is_free(READ0), "it reads the main file alone");
         database.fence();

@@ -319,7 +319,7 @@ fn configure(entered: &Entered<'_>) -> Result<Arc<Handle>, SqlError> {
     // This reads the schema, so it also opens the WAL: later nothing has to be found by name.
     // With any size but 0 SQLite asks for pages where they lie before it reads them into a cache of the connection. No
     // file is mapped, and how large the database is does not matter.
-    let sql = c"PRAGMA synchronous=OFF; PRAGMA mmap_size=1073741824";
+    let sql = c"PRAGMA synchronous=OFF; PRAGMA main.mmap_size=1073741824";
     // SAFETY: a C string and no callback.
     check(unsafe {
         ffi::sqlite3_exec(entered.db, sql.as_ptr(), None, std::ptr::null_mut(), std::ptr::null_mut())

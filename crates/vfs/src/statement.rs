@@ -185,7 +185,7 @@ impl Statement {
         self.check(|raw| unsafe { ffi::sqlite3_bind_double(raw, parameter, value) })
     }
 
-    /// Binds text. It is not copied; the statement keeps it until [`clear_bindings`](Self::clear_bindings).
+    /// Binds text. It is not copied; the statement keeps it until [`clear_bindings`](Self::clear_bindings) between two runs.
     ///
     /// # Errors
     /// As [`bind_integer`](Self::bind_integer).
@@ -199,7 +199,8 @@ impl Statement {
         })
     }
 
-    /// Binds bytes. They are not copied; the statement keeps them until [`clear_bindings`](Self::clear_bindings).
+    /// Binds bytes. They are not copied; the statement keeps them until [`clear_bindings`](Self::clear_bindings) between two
+    /// runs.
     ///
     /// # Errors
     /// As [`bind_integer`](Self::bind_integer).

@@ -50,11 +50,12 @@ impl Core {
         Ok(())
     }
 
-    /// A database that is written anyway is maintained behind its commits.
+    /// Looks once in a tick interval for databases that nobody writes; others are maintained behind their commits.
     pub(super) fn backfill_at_rest(&mut self, now_ms: u64) {
-        if self.failed.is_some() {
+        if self.failed.is_some() || now_ms < self.next_rest_ms {
             return;
         }
+        self.next_rest_ms = now_ms + self.tick_interval_ms();
         for id in self.databases.ids() {
             let state = self.databases.get_mut(id);
             if state.is_at_rest()

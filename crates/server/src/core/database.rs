@@ -44,8 +44,8 @@ pub(super) struct DatabaseState {
     pub(super) ended: Option<(u64, Position)>,
     /// When the WAL is to start again.
     drain: Drain,
-    /// What was committed at the last tick.
-    at_tick: Position,
+    /// What was committed when [`Self::is_at_rest`] was last asked.
+    committed_before: Position,
     /// Sessions that were opened and not yet closed.
     pub(super) sessions: usize,
 }
@@ -62,7 +62,7 @@ impl DatabaseState {
             generation,
             ended: None,
             drain: Drain::default(),
-            at_tick: Position::default(),
+            committed_before: Position::default(),
             sessions: 0,
         }
     }
@@ -84,10 +84,10 @@ impl DatabaseState {
         self.sessions > 0 || !self.lane.is_free() || !self.gated.is_empty() || self.held_back.is_some()
     }
 
-    /// Whether nothing was committed since the last tick.
+    /// Whether nothing was committed since the last call.
     pub(super) fn is_at_rest(&mut self) -> bool {
         let committed = self.database.committed();
-        std::mem::replace(&mut self.at_tick, committed) == committed
+        std::mem::replace(&mut self.committed_before, committed) == committed
     }
 
     /// Whether one more writer may run ahead of the log.

@@ -88,6 +88,8 @@ pub struct Core {
     next_request: u64,
     next_gated: u64,
     snapshot_running: bool,
+    /// When databases at rest are looked for again.
+    next_rest_ms: u64,
     /// Room on the disk, as the log last said.
     space: Space,
     /// Commits of all databases are refused for this reason.
@@ -123,6 +125,7 @@ impl Core {
             next_request: 1,
             next_gated: 0,
             snapshot_running: false,
+            next_rest_ms: 0,
             space: Space::default(),
             veto: None,
             sql_jobs_out: 0,

@@ -19,6 +19,8 @@ use super::limits;
 use super::rows::{ColumnKind, encode_row};
 use super::statements::{Statements, bind_parameters};
 
+/// With less room than this a reply begins a new block. More would be lost to those that a client does not read.
+const SHORT_REPLY_LEN: usize = 256;
 const SQLITE_ERROR: i32 = 1;
 const SQLITE_NOMEM: i32 = 7;
 const SQLITE_INTERRUPT: i32 = 9;
@@ -56,7 +58,7 @@ pub(super) struct Session {
     statements: Statements,
     connection: Connection,
     cancel: CancelHandle,
-    /// Where the next reply is written: its memory is that of the last one, which the socket has taken by then.
+    /// Where the next reply is written: behind the last ones, in a block that is used again when the socket has taken them.
     reply: BytesMut,
 }
 
@@ -275,7 +277,9 @@ impl Session {
     /// An empty buffer for a reply.
     fn reply_buffer(&mut self) -> BytesMut {
         let mut out = std::mem::take(&mut self.reply);
-        out.reserve(limits::REPLY_BUFFER_LEN);
+        if out.capacity() < SHORT_REPLY_LEN {
+            out.reserve(limits::REPLY_BUFFER_LEN);
+        }
         out
     }
 
@@ -472,4 +476,30 @@ fn empty_statement() -> SqlError {
 
 fn nonempty_tail() -> SqlError {
     error(SQLITE_ERROR, "nonempty statement tail")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_that_nobody_has_read_share_their_memory() {
+        let vfs = Vfs::register().unwrap();
+        let mut session = Session::open(&vfs, &DatabaseName::new(b"test").unwrap()).unwrap();
+        let mut run =
+            || match session.run(Work::ExecSql { sql: Bytes::new(), params: Params::default() }, true) {
+                Outcome::Complete { reply } => reply,
+                other => panic!("{other:?}"),
+            };
+        let replies: Vec<Bytes> = (0..1000).map(|_| run()).collect();
+        let adjoining = |pair: &[Bytes]| pair[1].as_ptr() == pair[0].as_ptr_range().end;
+        let blocks = 1 + replies.windows(2).filter(|pair| !adjoining(pair)).count();
+        let len: usize = replies.iter().map(Bytes::len).sum();
+        assert!(blocks <= 2 * len.div_ceil(limits::REPLY_BUFFER_LEN), "{blocks} blocks for {len} bytes");
+        assert!(replies.iter().all(|reply| reply == &replies[0]), "none was written over");
+        let before = run().as_ptr();
+        drop(replies);
+        let after: Vec<*const u8> = (0..1000).map(|_| run().as_ptr()).collect();
+        assert!(after.contains(&before), "the block is used again");
+    }
 }

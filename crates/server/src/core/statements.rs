@@ -66,7 +66,7 @@ impl Statements {
     }
 }
 
-/// Binds the next values to the parameters 1, 2, ... of `statement`, all of which are NULL; missing ones stay so. Surplus
+/// Binds the next values to the parameters 1, 2, ... of `statement`, which are all NULL; missing ones stay so. Surplus
 /// values stay where they are.
 pub(super) fn bind_parameters(statement: &mut Statement, params: &mut Params) -> Result<(), SqlError> {
     let refused = || SqlError { code: 1, message: "bind parameters".to_owned() };
