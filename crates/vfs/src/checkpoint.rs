@@ -170,17 +170,27 @@ pub(crate) fn overlay(table: &mut PageTable, mut page_count: u32, wal: &Wal, fro
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{DatabaseName, Options, Vfs};
+    use std::sync::Arc;
 
-    fn vfs() -> Vfs {
-        Vfs::register_with(Options { checkpoint_threshold: 10, ..Options::default() }).unwrap()
+    use super::*;
+    use crate::{Database, DatabaseName, Options, Vfs};
+
+    fn setup() -> (Vfs, Arc<Database>) {
+        let vfs = Vfs::register_with(Options { checkpoint_threshold: 10, ..Options::default() }).unwrap();
+        let database = vfs.get_or_create(&DatabaseName::try_from("db").unwrap());
+        (vfs, database)
+    }
+
+    /// The log has everything that was captured.
+    fn commit_all(database: &Database) {
+        while let Some(transaction) = database.poll_captured() {
+            database.commit(transaction.generation, transaction.sequence).unwrap();
+        }
     }
 
     #[test]
     fn memory_is_freed_while_the_pipeline_never_empties() {
-        let vfs = vfs();
-        let database = vfs.get_or_create(&DatabaseName::try_from("db").unwrap());
+        let (vfs, database) = setup();
         let mut connection = vfs.open(database.name()).unwrap();
         connection.exec_simple(b"CREATE TABLE t(a); INSERT INTO t VALUES(0)").unwrap();
         let mut before = database.poll_captured().unwrap();
@@ -199,15 +209,12 @@ mod tests {
 
     #[test]
     fn a_reader_that_goes_frees_what_only_it_needed() {
-        let vfs = vfs();
-        let database = vfs.get_or_create(&DatabaseName::try_from("db").unwrap());
+        let (vfs, database) = setup();
         let mut writer = vfs.open(database.name()).unwrap();
         let mut reader = vfs.open(database.name()).unwrap();
         writer.exec_simple(b"CREATE TABLE t(a); INSERT INTO t VALUES(zeroblob(100000))").unwrap();
         reader.exec_simple(b"BEGIN; SELECT count(*) FROM t").unwrap();
-        while let Some(transaction) = database.poll_captured() {
-            database.commit(transaction.generation, transaction.sequence).unwrap();
-        }
+        commit_all(&database);
         let held = || database.current().lock().wal.held();
         assert!(database.maintain_with(1).unwrap().backfilled > 20);
         assert!(held() > 20, "the reader finds its pages in these frames");
@@ -219,13 +226,11 @@ mod tests {
 
     #[test]
     fn backfill_alone_empties_the_wal_without_starting_it_again() {
-        let vfs = vfs();
-        let database = vfs.get_or_create(&DatabaseName::try_from("db").unwrap());
+        let (vfs, database) = setup();
         let mut writer = vfs.open(database.name()).unwrap();
         writer.exec_simple(b"CREATE TABLE t(a)").unwrap();
         assert_eq!(database.backfill().unwrap(), 0, "what is not committed stays in the WAL");
-        let transaction = database.poll_captured().unwrap();
-        database.commit(transaction.generation, transaction.sequence).unwrap();
+        commit_all(&database);
         let salts = || database.current().lock().index.header().unwrap().salts;
         let before = (salts(), database.wal_frames());
         let held = || database.current().lock().wal.held();
@@ -246,8 +251,7 @@ mod tests {
 
     #[test]
     fn a_mark_inside_a_transaction_does_not_split_it() {
-        let vfs = vfs();
-        let database = vfs.get_or_create(&DatabaseName::try_from("db").unwrap());
+        let (vfs, database) = setup();
         let mut writer = vfs.open(database.name()).unwrap();
         writer.exec_simple(b"CREATE TABLE t(a)").unwrap();
         writer.exec_simple(b"INSERT INTO t VALUES(zeroblob(100000))").unwrap();

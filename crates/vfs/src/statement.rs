@@ -232,12 +232,12 @@ impl Statement {
 
     /// Makes all parameters NULL.
     pub fn clear_bindings(&mut self) {
-        let _entered = self.inner.enter();
+        let entered = self.inner.enter();
         // SAFETY: the statement is alive and its connection entered.
         unsafe { ffi::sqlite3_clear_bindings(self.raw) };
+        drop(entered);
         // The row that a running statement is at, and the rest of its run, may use what was bound.
-        // SAFETY: as above.
-        if unsafe { ffi::sqlite3_stmt_busy(self.raw) } == 0 {
+        if !self.is_busy() {
             self.bound.clear();
         }
     }

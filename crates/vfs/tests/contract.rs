@@ -387,6 +387,7 @@ fn file_controls_answer_what_they_know() {
     {
         assert_eq!(file.control(op, 5), (ffi::SQLITE_NOTFOUND, 5), "{op}");
     }
+    assert_eq!(file.methods().iVersion, 3, "pages can be fetched");
     // SAFETY: the file is open.
     let characteristics = unsafe { file.methods().xDeviceCharacteristics.unwrap()(std::ptr::null_mut()) };
     assert_ne!(characteristics & ffi::SQLITE_IOCAP_POWERSAFE_OVERWRITE, 0, "or commits would be padded");
