@@ -1,7 +1,7 @@
 //! A cluster under load: nodes in processes of their own, on a network that may be late, and one measurement after the
 //! other on it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -31,6 +31,8 @@ pub(crate) struct Setting {
 #[derive(Debug)]
 pub(crate) struct Lab {
     cluster: Cluster,
+    /// Of the nodes' data.
+    directory: PathBuf,
     delay: Duration,
     workload: Box<dyn Workload>,
     // Dropped last: nodes that stop still talk.
@@ -64,7 +66,8 @@ impl Lab {
         };
         let cluster = Cluster::start_nodes(nodes)?;
         let workload = setting.load.workload();
-        let lab = Self { cluster, delay: setting.delay, workload, _network: network };
+        let directory = directory.to_owned();
+        let lab = Self { cluster, directory, delay: setting.delay, workload, _network: network };
         lab.set_up()?;
         Ok(lab)
     }
@@ -102,13 +105,13 @@ impl Lab {
         let mut generator = Generator::connect(clients, target, self.workload.as_mut())?;
         generator.start()?;
         generator.run_until(Instant::now() + warm_up)?;
-        let before = Used::now(&pids)?;
+        let before = Used::now(&pids, &self.directory)?;
         let started = Instant::now();
         generator.begin_recording();
         generator.run_until(started + duration)?;
         let record = generator.end_recording();
         let elapsed = started.elapsed();
-        let after = Used::now(&pids)?;
+        let after = Used::now(&pids, &self.directory)?;
         generator.drain(DRAIN)?;
         drop(generator);
         self.cluster.check_alive()?;
@@ -167,10 +170,10 @@ struct Used {
 }
 
 impl Used {
-    fn now(pids: &[u32]) -> Result<Self, String> {
+    fn now(pids: &[u32], directory: &Path) -> Result<Self, String> {
         let nodes =
             pids.iter().try_fold(Usage::default(), |sum, pid| Ok::<_, String>(sum + Usage::of(*pid)?))?;
-        Ok(Self { nodes, load: Usage::of(std::process::id())? })
+        Ok(Self { nodes: nodes.with_device_of(directory)?, load: Usage::of(std::process::id())? })
     }
 }
 
@@ -194,6 +197,7 @@ pub(crate) fn summarize(
         errors: record.errors,
         cpu_s: nodes.cpu_s,
         written_bytes: nodes.written_bytes,
+        device_bytes: nodes.device_bytes,
         load_cpu_s: load.cpu_s,
         max_wait_us: writes.max_us,
         mean_wait_us: writes.sum_us as f64 / writes.count.max(1) as f64,
@@ -219,12 +223,13 @@ mod tests {
             errors: BTreeMap::from([("5".to_owned(), 7)]),
             by_client: vec![40, 60],
         };
-        let used = Usage { cpu_s: 0.5, written_bytes: 2000.0 };
-        let load = Usage { cpu_s: 0.1, written_bytes: 0.0 };
+        let used = Usage { cpu_s: 0.5, written_bytes: 2000.0, device_bytes: 3000.0 };
+        let load = Usage { cpu_s: 0.1, ..Usage::default() };
         let sample = summarize(record, Duration::from_secs(2), used, load).unwrap();
         assert_eq!((sample.operations, sample.per_second()), (100, 50.0));
         assert_eq!((sample.p50_us, sample.p99_us, sample.max_us), (50, 99, 300));
         assert_eq!((sample.cpu_s_per_1000(), sample.bytes_per_operation()), (5.0, 20.0));
+        assert_eq!(sample.device_bytes_per_operation(), 30.0);
         assert_eq!((sample.max_wait_us, sample.mean_wait_us), (70, 25.0));
         assert_eq!((sample.slowest_client, sample.fastest_client), (40, 60));
         assert_eq!(sample.errors.get("5"), Some(&7));

@@ -81,8 +81,8 @@ fn markdown<'a>(results: &Results, plots: impl Iterator<Item = &'a String>, plac
         let _ = write!(
             text,
             "\n### {load}\n\n| nodes | delay ms | clients | library | per s (quartiles) | p50 ms | p99 ms | max ms | \
-             errors | CPU s / 1000 | KiB disk | max / mean wait | load CPU |\n\
-             |--:|--:|--:|---|--:|--:|--:|--:|---|--:|--:|--:|--:|\n"
+             errors | CPU s / 1000 | KiB disk | KiB device | max / mean wait | load CPU |\n\
+             |--:|--:|--:|---|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|\n"
         );
         for (cell, libraries) in cells {
             for library in &results.libraries {
@@ -105,12 +105,12 @@ fn row(cell: &Cell, library: &str, rounds: &Rounds, cores: f64) -> String {
     let failed = rounds.len() - samples.len();
     let of = |figure: &dyn Fn(&Sample) -> f64| Spread::of(samples.iter().map(|sample| figure(sample)));
     let Some(rate) = of(&Sample::per_second) else {
-        return format!("{start} all {failed} rounds failed | | | | | | | | |");
+        return format!("{start} all {failed} rounds failed | | | | | | | | | |");
     };
     let median = |figure: &dyn Fn(&Sample) -> f64| of(figure).map_or(0.0, |spread| spread.median);
     let ms = |figure: &dyn Fn(&Sample) -> u32| median(&|sample| f64::from(figure(sample)) / 1000.0);
     format!(
-        "{start} {:.0} ({:.0}–{:.0}) | {:.2} | {:.2} | {:.1} | {} | {:.3} | {:.1} | {:.1} | {:.0} % |",
+        "{start} {:.0} ({:.0}–{:.0}) | {:.2} | {:.2} | {:.1} | {} | {:.3} | {:.1} | {:.1} | {:.1} | {:.0} % |",
         rate.median,
         rate.low,
         rate.high,
@@ -120,6 +120,7 @@ fn row(cell: &Cell, library: &str, rounds: &Rounds, cores: f64) -> String {
         errors(&samples, failed),
         median(&Sample::cpu_s_per_1000),
         median(&|sample| sample.bytes_per_operation() / 1024.0),
+        median(&|sample| sample.device_bytes_per_operation() / 1024.0),
         median(&Sample::unfairness),
         median(&|sample| sample.load_cpu_s / sample.seconds / cores * 100.0),
     )

@@ -24,6 +24,8 @@ pub(crate) struct Sample {
     pub(crate) cpu_s: f64,
     /// Of all nodes.
     pub(crate) written_bytes: f64,
+    /// That the disk was given, the file system's own among them.
+    pub(crate) device_bytes: f64,
     /// Of the clients and the late network.
     pub(crate) load_cpu_s: f64,
     /// Of writes.
@@ -49,6 +51,10 @@ impl Sample {
         self.written_bytes / self.operations as f64
     }
 
+    pub(crate) fn device_bytes_per_operation(&self) -> f64 {
+        self.device_bytes / self.operations as f64
+    }
+
     /// Longest wait of a writer for each mean wait; 1 would be perfect.
     pub(crate) fn unfairness(&self) -> f64 {
         if self.mean_wait_us > 0.0 { f64::from(self.max_wait_us) / self.mean_wait_us } else { 0.0 }
@@ -59,7 +65,8 @@ impl Sample {
             "operations": self.operations, "seconds": self.seconds,
             "p50_us": self.p50_us, "p99_us": self.p99_us, "max_us": self.max_us,
             "errors": self.errors,
-            "cpu_s": self.cpu_s, "written_bytes": self.written_bytes, "load_cpu_s": self.load_cpu_s,
+            "cpu_s": self.cpu_s, "written_bytes": self.written_bytes,
+            "device_bytes": self.device_bytes, "load_cpu_s": self.load_cpu_s,
             "max_wait_us": self.max_wait_us, "mean_wait_us": self.mean_wait_us,
             "slowest_client": self.slowest_client, "fastest_client": self.fastest_client,
         })
@@ -81,6 +88,7 @@ impl Sample {
             errors: errors.iter().map(count).collect::<Option<_>>()?,
             cpu_s: real("cpu_s")?,
             written_bytes: real("written_bytes")?,
+            device_bytes: real("device_bytes")?,
             load_cpu_s: real("load_cpu_s")?,
             max_wait_us: short("max_wait_us")?,
             mean_wait_us: real("mean_wait_us")?,

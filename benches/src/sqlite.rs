@@ -33,7 +33,8 @@ pub(crate) fn measure(directory: &Path, warm_up: Duration, duration: Duration) -
     }
     let mut record = Record::default();
     let mut waits = Waits::default();
-    let before = Usage::of(std::process::id())?;
+    let used = || Usage::of(std::process::id())?.with_device_of(directory);
+    let before = used()?;
     let started = Instant::now();
     let mut now = started;
     while now < started + duration {
@@ -44,7 +45,7 @@ pub(crate) fn measure(directory: &Path, warm_up: Duration, duration: Duration) -
         record.max_us = record.max_us.max(latency);
         waits.add(latency);
     }
-    let used = Usage::of(std::process::id())? - before;
+    let used = used()? - before;
     record.writes = waits;
     record.by_client = vec![record.latencies_us.len()];
     summarize(record, started.elapsed(), used, Usage::default())
