@@ -126,14 +126,15 @@ impl EventLoop {
             return false;
         }
         let now_ms = self.now_ms();
-        if !events.is_empty() {
-            self.spin = Spin::begin();
-        }
+        let busy = !events.is_empty() || !self.inputs.is_empty();
         self.collect(events, now_ms);
         self.feed(now_ms);
         self.perform(now_ms);
         self.report_made_up();
         self.flush(now_ms);
+        if busy {
+            self.spin = Spin::begin();
+        }
         self.report_start();
         self.phase != Phase::Ended
     }
@@ -376,8 +377,9 @@ impl EventLoop {
 
     /// Step 4: gives the sockets what they take.
     fn flush(&mut self, now_ms: u64) {
-        self.clients.flush(&mut self.gather, &mut self.trim, &mut self.inputs, now_ms);
+        // Peers first: their disks have longer to work than any client.
         self.parts.transport.flush(&mut self.gather, now_ms);
+        self.clients.flush(&mut self.gather, &mut self.trim, &mut self.inputs, now_ms);
     }
 
     fn report_start(&mut self) {

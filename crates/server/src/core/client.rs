@@ -42,6 +42,8 @@ pub(super) struct Opened {
     pub(super) readonly: Vec<Option<bool>>,
     /// What the session held when it came home.
     pub(super) transaction: TransactionState,
+    /// Whether its transaction goes on until COMMIT or ROLLBACK.
+    pub(super) explicit: bool,
     /// Leadership was lost: the session is closed when it comes home.
     pub(super) dead: bool,
 }

@@ -81,6 +81,8 @@ pub struct SqlDone {
     pub(super) generation: u64,
     /// Transaction state after the job.
     pub(super) transaction: TransactionState,
+    /// Whether autocommit is off after the job.
+    pub(super) explicit: bool,
 }
 
 /// Result of a job as the core needs it.
@@ -144,6 +146,7 @@ impl SqlJob {
             Some(session) => (session.gate(), session.generation(), session.transaction_state()),
             None => (Position::default(), 0, TransactionState::None),
         };
-        SqlDone { client, session, outcome, gate, generation, transaction }
+        let explicit = session.as_ref().is_some_and(|session| session.in_transaction());
+        SqlDone { client, session, outcome, gate, generation, transaction, explicit }
     }
 }

@@ -90,12 +90,16 @@ impl Core {
     fn entry_grows(&self, id: DatabaseId) -> bool {
         let state = self.databases.get(id);
         let captured = state.database.captured_len();
-        let is_running = |client: ClientId| {
-            self.clients.get(&client).is_some_and(|state| matches!(state.request, RequestState::Running(_)))
+        // A transaction of several requests does not end with the one that runs.
+        let ends_soon = |client: ClientId| {
+            self.clients.get(&client).is_some_and(|state| {
+                let explicit = state.opened.as_ref().is_some_and(|opened| opened.explicit);
+                matches!(state.request, RequestState::Running(_)) && !explicit
+            })
         };
         captured > 0
             && state.lane.waiting_len() > captured
-            && state.lane.holder().is_some_and(is_running)
+            && state.lane.holder().is_some_and(ends_soon)
             && self.proposals.growing_until_ms.is_none_or(|until| self.now_ms < until)
     }
 

@@ -222,17 +222,18 @@ impl Core {
     /// Moves everything that can move: captured transactions into the log, the replica's outputs to where they belong.
     /// Returns whether anything happened.
     fn pump(&mut self, now_ms: u64) -> bool {
-        let mut progress = false;
         if self.stopped {
             return false;
         }
         self.enforce_veto();
         self.propose_captured();
-        while let Some(output) = self.replica.poll_output(now_ms) {
-            progress = true;
+        if let Some(output) = self.replica.poll_output(now_ms) {
+            // What it leads to is given out before the next one is looked at: an entry is on its way to the disk before
+            // those that it says are committed are applied.
             self.replica_output(output, now_ms);
+            return true;
         }
-        progress |= self.release_barrier(now_ms);
+        let progress = self.release_barrier(now_ms);
         self.take_snapshot_if_due();
         if self.stopping && self.sql_jobs_out == 0 {
             self.stopped = true;

@@ -130,6 +130,11 @@ impl Session {
         self.connection.transaction_state()
     }
 
+    /// Whether a transaction was begun that ends with a statement of its own.
+    pub(super) fn in_transaction(&self) -> bool {
+        self.connection.in_transaction()
+    }
+
     /// Runs one job. Without `may_write` it stops with [`Outcome::NeedsWriter`] before a statement that writes.
     pub(super) fn run(&mut self, work: Work, may_write: bool) -> Outcome {
         match work {

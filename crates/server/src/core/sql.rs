@@ -183,7 +183,7 @@ impl Core {
     /// A job came back.
     pub(super) fn sql_done(&mut self, done: SqlDone, now_ms: u64) {
         self.sql_jobs_out -= 1;
-        let SqlDone { client, session, outcome, gate, generation, transaction } = done;
+        let SqlDone { client, session, outcome, gate, generation, transaction, explicit } = done;
         let Some(state) = self.clients.get_mut(&client) else {
             // The client record outlives its session, so this is the end of a session without one.
             return;
@@ -204,6 +204,7 @@ impl Core {
         let Some(opened) = state.opened.as_mut() else { return };
         opened.session = session;
         opened.transaction = transaction;
+        opened.explicit = explicit;
         let database = opened.database;
         let dead = opened.dead || generation != self.databases.get(database).generation;
         let dead = dead && !planted::bug!(StaleSchemaAfterUndo);
@@ -286,6 +287,7 @@ impl Core {
             cancel,
             readonly: Vec::new(),
             transaction: TransactionState::None,
+            explicit: false,
             dead,
         });
         let gone = state.gone;
