@@ -26,6 +26,11 @@ pub trait Disk: Clone + Debug + Send + Sync + 'static {
     fn list(&self) -> io::Result<Vec<DirectoryEntry>>;
     /// Creates a file that must not exist yet, mode 0600.
     fn create(&self, name: &str) -> io::Result<Self::File>;
+    /// The same for a file that is written in whole blocks of 4096 bytes from memory at a multiple of that, and not read
+    /// through this handle: its content may go past the cache.
+    fn create_for_blocks(&self, name: &str) -> io::Result<Self::File> {
+        self.create(name)
+    }
     /// Opens an existing file for reading and writing.
     fn open(&self, name: &str) -> io::Result<Self::File>;
     /// Opens an existing file for reading only.

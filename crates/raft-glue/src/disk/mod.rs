@@ -12,6 +12,7 @@
 
 mod backup;
 mod batch;
+mod blocks;
 mod bytes_of;
 mod checksum;
 mod error;

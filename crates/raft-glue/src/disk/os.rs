@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Access, FallocateFlags, FlockOperation};
+use rustix::fs::{Access, FallocateFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::error::{DiskError, describe};
@@ -109,6 +109,13 @@ impl Disk for OsDisk {
         Ok(OsFile { file })
     }
 
+    fn create_for_blocks(&self, name: &str) -> io::Result<OsFile> {
+        let file = self.create(name)?;
+        // Not every file system can.
+        let _ = file.bypass_cache(true);
+        Ok(file)
+    }
+
     fn open(&self, name: &str) -> io::Result<OsFile> {
         let file = fs::OpenOptions::new().read(true).write(true).open(self.directory.join(name))?;
         Ok(OsFile { file })
@@ -158,6 +165,14 @@ pub struct OsFile {
     file: fs::File,
 }
 
+impl OsFile {
+    fn bypass_cache(&self, bypass: bool) -> io::Result<()> {
+        let mut flags = rustix::fs::fcntl_getfl(&self.file)?;
+        flags.set(OFlags::DIRECT, bypass);
+        Ok(rustix::fs::fcntl_setfl(&self.file, flags)?)
+    }
+}
+
 impl File for OsFile {
     fn size(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
@@ -177,7 +192,14 @@ impl File for OsFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, offset)
+        match self.file.write_all_at(bytes, offset) {
+            // No whole blocks of this disk after all.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                self.bypass_cache(false)?;
+                self.file.write_all_at(bytes, offset)
+            }
+            result => result,
+        }
     }
 
     fn allocate(&self, size: u64) -> io::Result<()> {
@@ -188,7 +210,7 @@ impl File for OsFile {
                 let mut offset = 0;
                 while offset < size {
                     let part = usize::try_from(size - offset).map_or(ZERO_CHUNK, |rest| rest.min(ZERO_CHUNK));
-                    self.file.write_all_at(&zeros[..part], offset)?;
+                    self.write_at(&zeros[..part], offset)?;
                     offset += part as u64;
                 }
                 Ok(())

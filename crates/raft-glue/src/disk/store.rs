@@ -167,20 +167,15 @@ impl<D: Disk> LogStore<D> {
             count == 1 || (count <= max_count && bytes <= max_bytes)
         };
         let from = self.closed.partition_point(|segment| segment.extent.next() <= next);
-        let mut more = true;
-        for segment in &self.closed[from..] {
-            let name = &segment.name.name;
+        let closed = self.closed[from..].iter().map(|segment| (&segment.extent, segment.name.name.as_str()));
+        for (extent, name) in closed.chain(self.writer.extent().zip(self.writer.name())) {
             let file = self
                 .disk
                 .open_read(name)
                 .map_err(DiskError::io(format!("read entries from {name}"), "open"))?;
-            more = segment.extent.read(&file, name, &mut next, &mut wanted, &mut entries)?;
-            if !more {
+            if !extent.read(&file, name, &mut next, &mut wanted, &mut entries)? {
                 break;
             }
-        }
-        if more && let (Some(extent), Some((file, name))) = (self.writer.extent(), self.writer.file()) {
-            extent.read(file, name, &mut next, &mut wanted, &mut entries)?;
         }
         if entries.is_empty() {
             return Err(DiskError::NotFound(format!("entry {first} is not in the log on disk")));

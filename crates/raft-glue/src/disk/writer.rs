@@ -2,12 +2,14 @@
 //!
 //! Space is reserved before anything is written, so that a full disk changes nothing. A segment gets its first byte
 //! only when its predecessor is durable and closed, so that the order of open segments is the order of their entries.
-//! One write carries one batch, so that a torn write never leaves a valid batch behind a hole.
+//! One write carries one batch, so that a torn write never leaves a valid batch behind a hole. It begins with what the
+//! last block holds already, as blocks are written whole.
 
 use std::collections::VecDeque;
 use std::io;
 
 use super::batch::{self, MAX_ENTRIES, PREAMBLE_LEN, encoded_len};
+use super::blocks::{BLOCK_LEN, BlockBuffer};
 use super::bytes_of::to_usize;
 use super::error::DiskError;
 use super::extent::Extent;
@@ -21,7 +23,7 @@ use crate::Entry;
 /// can be made.
 const RESERVE: usize = 2;
 /// Files larger than a segment grow in these steps.
-const GROWTH: u64 = 4096;
+const GROWTH: u64 = BLOCK_LEN as u64;
 /// Zeros that always stay behind the last batch: C's reader needs a whole preamble of them, and aborts at half of one.
 const TAIL_LEN: u64 = PREAMBLE_LEN as u64;
 
@@ -44,6 +46,8 @@ struct Reserved<F> {
 struct Current<F> {
     segment: Reserved<F>,
     extent: Extent,
+    /// What stands in the last block, if that is not full.
+    tail: Vec<u8>,
 }
 
 /// Writes batches into open segments.
@@ -54,6 +58,7 @@ pub(crate) struct Writer<D: Disk> {
     next_counter: u64,
     current: Option<Current<D::File>>,
     prepared: VecDeque<Reserved<D::File>>,
+    buffer: BlockBuffer,
 }
 
 /// A batch, written at once.
@@ -68,7 +73,7 @@ struct Part<'a> {
 impl<D: Disk> Writer<D> {
     /// `segment_size` is the size that open segments are created with. The directory holds none.
     pub(crate) fn new(disk: D, segment_size: u64) -> Self {
-        Self { disk, segment_size, next_counter: 1, current: None, prepared: VecDeque::new() }
+        Self { disk, segment_size, next_counter: 1, current: None, prepared: VecDeque::new(), buffer: BlockBuffer::default() }
     }
 
     /// Where the entries of the current segment lie, if there are any.
@@ -76,9 +81,9 @@ impl<D: Disk> Writer<D> {
         self.current.as_ref().map(|current| &current.extent).filter(|extent| extent.entries > 0)
     }
 
-    /// File and name of the current segment.
-    pub(crate) fn file(&self) -> Option<(&D::File, &str)> {
-        self.current.as_ref().map(|current| (&current.segment.file, current.segment.name.name.as_str()))
+    /// Name of the current segment, if there are entries in it.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.extent().and(self.current.as_ref()).map(|current| current.segment.name.name.as_str())
     }
 
     /// Writes the entries from index `first` on durably, as one batch if it fits. Segments that became full on the way
@@ -98,7 +103,7 @@ impl<D: Disk> Writer<D> {
             if part.fresh {
                 finished.extend(self.finish()?);
                 let segment = self.prepared.pop_front().expect("a segment was reserved for every part");
-                self.current = Some(Current { segment, extent: Extent::empty(first) });
+                self.current = Some(Current { segment, extent: Extent::empty(first), tail: Vec::new() });
             }
             self.write(part)?;
             first += part.entries.len() as u64;
@@ -170,7 +175,7 @@ impl<D: Disk> Writer<D> {
     fn prepare(&mut self, size: u64) -> Result<(), DiskError> {
         let name = OpenName::new(self.next_counter);
         let what = format!("create segment {}", name.name);
-        let file = match self.disk.create(&name.name) {
+        let file = match self.disk.create_for_blocks(&name.name) {
             Ok(file) => file,
             Err(error) => return Err(no_space(error, &what, "open", &name.name, size)),
         };
@@ -193,16 +198,19 @@ impl<D: Disk> Writer<D> {
         let current = self.current.as_mut().expect("a part has a segment");
         let is_first = current.extent.entries == 0;
         let offset = if is_first { 0 } else { current.extent.end };
-        let mut buffer = Vec::with_capacity(to_usize(part.end - offset));
+        let start = offset - current.tail.len() as u64;
+        let bytes = self.buffer.begin(to_usize(part.end - start));
+        bytes.extend_from_slice(&current.tail);
         if is_first {
-            buffer.extend_from_slice(&FORMAT.to_le_bytes());
+            bytes.extend_from_slice(&FORMAT.to_le_bytes());
         }
-        let before = buffer.len();
-        batch::encode(part.entries, &mut buffer);
-        let len = buffer.len() - before;
+        let before = bytes.len();
+        batch::encode(part.entries, bytes);
+        let len = bytes.len() - before;
+        let blocks = self.buffer.blocks();
         let segment = &mut current.segment;
         let what = format!("write to {}", segment.name.name);
-        if let Err(error) = segment.file.write_at(&buffer, offset) {
+        if let Err(error) = segment.file.write_at(blocks, start) {
             // What was written of it must not be found: neither by the next start, nor behind a shorter write that
             // comes later.
             let cut = segment.file.truncate(offset);
@@ -212,12 +220,15 @@ impl<D: Disk> Writer<D> {
             // A file system that cannot really reserve.
             cut.map_err(DiskError::io(what, "truncate"))?;
             segment.size = offset;
-            return Err(DiskError::NoSpace { name: segment.name.name.clone(), bytes: buffer.len() as u64 });
+            return Err(DiskError::NoSpace { name: segment.name.name.clone(), bytes: blocks.len() as u64 });
         }
         if !planted::bug!(SkipSync) {
             segment.file.sync().map_err(DiskError::io(what, "fsync"))?;
         }
         current.extent.push(part.entries.len(), len);
+        let content = &blocks[..to_usize(part.end - start)];
+        current.tail.clear();
+        current.tail.extend_from_slice(&content[content.len() / BLOCK_LEN * BLOCK_LEN..]);
         Ok(())
     }
 
