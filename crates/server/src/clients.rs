@@ -162,19 +162,13 @@ impl Clients {
     }
 
     /// Gives the sockets what they take.
-    pub(crate) fn flush(
-        &mut self,
-        gather: &mut Vec<u8>,
-        trim: &mut Trim,
-        inputs: &mut VecDeque<Input>,
-        now_ms: u64,
-    ) {
+    pub(crate) fn flush(&mut self, trim: &mut Trim, inputs: &mut VecDeque<Input>, now_ms: u64) {
         let tokens = self.to_flush.begin();
         for &token in &tokens {
             let Some(socket) = self.sockets.get_mut(&token) else { continue };
             socket.is_to_flush = false;
             let connection = &mut socket.connection;
-            match connection.flush(gather) {
+            match connection.flush() {
                 Err(error) => {
                     tracing::debug!(%error, "a client's connection broke");
                     self.drop_client(token, inputs);

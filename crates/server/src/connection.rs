@@ -77,6 +77,16 @@ pub(crate) struct Connection {
     large: bool,
 }
 
+/// A connection whose client turned out to be a peer.
+#[derive(Debug)]
+pub(crate) struct PeerStream {
+    pub(crate) socket: Socket,
+    /// Behind the announcement, not decoded.
+    pub(crate) input: BytesMut,
+    /// The poll has told that nothing more will come.
+    pub(crate) ending: bool,
+}
+
 impl Connection {
     pub(crate) fn new(socket: Socket) -> Self {
         socket.tune(CLIENT_USER_TIMEOUT_MS);
@@ -220,11 +230,11 @@ impl Connection {
     }
 
     /// Sends what the socket takes.
-    pub(crate) fn flush(&mut self, gather: &mut Vec<u8>) -> std::io::Result<Flush> {
+    pub(crate) fn flush(&mut self) -> std::io::Result<Flush> {
         if !self.writable && !self.output.is_empty() {
             return Ok(Flush::Blocked);
         }
-        let (_, flush) = self.output.flush(&self.socket, gather)?;
+        let (_, flush) = self.output.flush(&self.socket)?;
         let slow = flush == Flush::Blocked;
         if slow {
             self.writable = false;
@@ -250,9 +260,9 @@ impl Connection {
         self.large
     }
 
-    /// The socket and what is left undecoded, for a raft stream.
-    pub(crate) fn into_peer(self) -> (Socket, BytesMut) {
-        (self.socket, self.input)
+    /// What a raft stream begins with.
+    pub(crate) fn into_peer(self) -> PeerStream {
+        PeerStream { socket: self.socket, input: self.input, ending: self.ending }
     }
 }
 
@@ -368,8 +378,7 @@ mod tests {
         peer.write_all(&frame(3, 1)).unwrap();
         let (_, seen) = read(&mut connection);
         assert!(matches!(seen[..], [FromClient::Opened(_), FromClient::Frame(_)]));
-        let (_, rest) = connection.into_peer();
-        assert_eq!(rest, frame(3, 1));
+        assert_eq!(connection.into_peer().input, frame(3, 1));
     }
 
     #[test]
@@ -377,12 +386,11 @@ mod tests {
         let (mut connection, mut peer) = connection();
         peer.write_all(&HANDSHAKE).unwrap();
         read(&mut connection);
-        let mut gather = Vec::new();
         let mut queued = 0;
         while connection.output.len() < MAX_OUTPUT_LEN {
             connection.push(vec![7; 100_000].into());
             queued += 100_000;
-            connection.flush(&mut gather).unwrap();
+            connection.flush().unwrap();
         }
         peer.write_all(&frame(3, 1)).unwrap();
         assert!(read(&mut connection).1.is_empty());
@@ -395,7 +403,7 @@ mod tests {
         });
         while !connection.take_drained() {
             connection.ready(false, false, true);
-            connection.flush(&mut gather).unwrap();
+            connection.flush().unwrap();
             std::thread::yield_now();
         }
         assert!(!connection.take_drained(), "reported once");

@@ -32,7 +32,7 @@ use crate::wake::{ClusterView, Completion, Notifier};
 /// Completions fed in one turn.
 const MAX_COMPLETIONS: usize = 4096;
 /// Size of the buffer that sockets are read into.
-const SCRATCH_LEN: usize = 64 * 1024;
+const SCRATCH_LEN: usize = 256 * 1024;
 
 /// Everything a running node consists of.
 #[derive(Debug)]
@@ -89,7 +89,6 @@ pub(crate) struct EventLoop {
     trim: Trim,
     tokens: Tokens,
     scratch: Vec<u8>,
-    gather: Vec<u8>,
 }
 
 impl EventLoop {
@@ -109,7 +108,6 @@ impl EventLoop {
             spin: Spin::default(),
             tokens: Tokens::new(),
             scratch: vec![0; SCRATCH_LEN],
-            gather: Vec::new(),
         }
     }
 
@@ -188,7 +186,7 @@ impl EventLoop {
                 _ => {
                     let ready = Readiness::from(event);
                     if !self.clients.ready(token, ready, &mut self.inputs) {
-                        self.parts.transport.ready(token, ready.readable, ready.writable, now_ms);
+                        self.parts.transport.ready(token, ready, now_ms);
                         self.parts.peer_clients.ready(token, &mut self.scratch);
                     }
                 }
@@ -301,8 +299,7 @@ impl EventLoop {
                 Output::ResumeClient { client } => self.clients.resume(client),
                 Output::BecomePeer { client, id, address } => {
                     if let Some(connection) = self.clients.take(client) {
-                        let (socket, rest) = connection.into_peer();
-                        self.parts.transport.adopt(client.0, id, address, socket, rest);
+                        self.parts.transport.adopt(client.0, id, address, connection.into_peer());
                     }
                 }
                 Output::Sql(job)
@@ -378,8 +375,8 @@ impl EventLoop {
     /// Step 4: gives the sockets what they take.
     fn flush(&mut self, now_ms: u64) {
         // Peers first: their disks have longer to work than any client.
-        self.parts.transport.flush(&mut self.gather, now_ms);
-        self.clients.flush(&mut self.gather, &mut self.trim, &mut self.inputs, now_ms);
+        self.parts.transport.flush(now_ms);
+        self.clients.flush(&mut self.trim, &mut self.inputs, now_ms);
     }
 
     fn report_start(&mut self) {

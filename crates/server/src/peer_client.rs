@@ -187,9 +187,8 @@ impl PeerClients {
 
     fn flush(&mut self, id: NodeId) {
         let Some(Peer { link: Link::Up(connection), .. }) = self.peers.get_mut(&id) else { return };
-        let mut gather = Vec::new();
         loop {
-            match connection.output.flush(&connection.socket, &mut gather) {
+            match connection.output.flush(&connection.socket) {
                 Ok((_, Flush::Drained | Flush::Blocked)) => return,
                 Ok((_, Flush::Unfinished)) => {}
                 Err(error) => return self.give_up(id, &format!("the connection broke: {error}")),

@@ -1,23 +1,21 @@
 //! One nonblocking stream socket, TCP or unix, and the queue of bytes on their way into it.
 //!
-//! Everything that is read or written on a socket goes through this file: `recv` and `send` with `MSG_NOSIGNAL`, never
+//! Everything that is read or written on a socket goes through this file: `recv`, `send` and `sendmsg` with `MSG_NOSIGNAL`, never
 //! `write`-like calls that would raise SIGPIPE in a host that does not ignore it.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, sockopt};
 
 use crate::connector::check_stream;
 
-/// Chunks at least this long are sent from where they are; shorter ones are gathered first.
-const DIRECT_LEN: usize = 16 * 1024;
-/// Short chunks are gathered up to this length for one call.
-const GATHER_LEN: usize = 64 * 1024;
+/// Chunks given to the kernel in one call.
+const MAX_SLICES: usize = 64;
 /// What one socket may send in one turn of the loop before others get their share.
 const FLUSH_BUDGET: usize = 4 * 1024 * 1024;
 
@@ -100,6 +98,14 @@ impl Socket {
         Ok(len)
     }
 
+    fn send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let send = || {
+            let mut nothing = SendAncillaryBuffer::default();
+            rustix::net::sendmsg(&self.fd, slices, &mut nothing, SendFlags::NOSIGNAL)
+        };
+        Ok(rustix::io::retry_on_intr(send)?)
+    }
+
     /// For registration with the poll.
     pub(crate) fn raw(&self) -> RawFd {
         self.fd.as_raw_fd()
@@ -147,20 +153,16 @@ impl SendQueue {
         }
     }
 
-    /// Gives the socket as much as it takes, with as few calls as is sensible. `gather` is scratch space.
+    /// Gives the socket as much as it takes, with as few calls as is sensible.
     ///
     /// Returns how many bytes went and why it ended. After an error the stream is broken.
-    pub(crate) fn flush(&mut self, socket: &Socket, gather: &mut Vec<u8>) -> io::Result<(usize, Flush)> {
+    pub(crate) fn flush(&mut self, socket: &Socket) -> io::Result<(usize, Flush)> {
         let mut sent = 0;
         while !self.is_empty() {
             if sent >= FLUSH_BUDGET {
                 return Ok((sent, Flush::Unfinished));
             }
-            let result = match self.gathered(gather) {
-                true => socket.send(gather),
-                false => socket.send(&self.chunks[0]),
-            };
-            match result {
+            match self.send(socket) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(len) => {
                     self.advance(len);
@@ -181,19 +183,15 @@ impl SendQueue {
         Ok((sent, Flush::Drained))
     }
 
-    /// Collects short chunks from the front; `false` if the first chunk is better sent as it is.
-    fn gathered(&self, gather: &mut Vec<u8>) -> bool {
-        if self.chunks[0].len() >= DIRECT_LEN || self.chunks.len() == 1 {
-            return false;
+    fn send(&self, socket: &Socket) -> io::Result<usize> {
+        if self.chunks.len() == 1 {
+            return socket.send(&self.chunks[0]);
         }
-        gather.clear();
-        for chunk in &self.chunks {
-            if gather.len() + chunk.len() > GATHER_LEN {
-                break;
-            }
-            gather.extend_from_slice(chunk);
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        for (slice, chunk) in slices.iter_mut().zip(&self.chunks) {
+            *slice = IoSlice::new(chunk);
         }
-        true
+        socket.send_vectored(&slices[..self.chunks.len().min(MAX_SLICES)])
     }
 
     fn advance(&mut self, mut len: usize) {
@@ -241,9 +239,8 @@ pub(crate) mod tests {
             peer.read_exact(&mut received).unwrap();
             received
         });
-        let mut gather = Vec::new();
         loop {
-            match queue.flush(&socket, &mut gather).unwrap().1 {
+            match queue.flush(&socket).unwrap().1 {
                 Flush::Drained => break,
                 Flush::Blocked | Flush::Unfinished => std::thread::yield_now(),
             }
@@ -256,12 +253,11 @@ pub(crate) mod tests {
         let (socket, peer) = pair();
         let mut queue = SendQueue::default();
         queue.push(vec![1; 3 * 1024 * 1024].into());
-        let mut gather = Vec::new();
-        let (sent, flush) = queue.flush(&socket, &mut gather).unwrap();
+        let (sent, flush) = queue.flush(&socket).unwrap();
         assert_eq!(flush, Flush::Blocked);
         assert_eq!(queue.len() + sent, 3 * 1024 * 1024);
         drop(peer);
-        assert!(queue.flush(&socket, &mut gather).is_err());
+        assert!(queue.flush(&socket).is_err());
     }
 
     #[test]

@@ -14,10 +14,11 @@ use mio::Registry;
 use raft_glue::NodeId;
 use wire_protocol::rpc::{self, Message, RpcDecoder, RpcLimits};
 
+use crate::connection::PeerStream;
 use crate::connector::announcement;
 use crate::core::Input;
 use crate::dialer::{Attempt, Dialer, Dialled};
-use crate::registration::{Tokens, deregister};
+use crate::registration::{Readiness, Tokens, deregister};
 use crate::socket::{Flush, PEER_USER_TIMEOUT_MS, SendQueue, Socket};
 
 /// Wait after the first failed attempt, milliseconds; doubles with each further one.
@@ -101,6 +102,8 @@ struct Inbound {
     decoder: RpcDecoder,
     input: BytesMut,
     readable: bool,
+    /// The peer sends no more; what it has sent may still be there.
+    ending: bool,
 }
 
 impl Transport {
@@ -159,10 +162,11 @@ impl Transport {
     }
 
     /// Takes the socket of a client that turned out to be a peer, and what it sent behind its announcement.
-    pub(crate) fn adopt(&mut self, token: u64, id: NodeId, address: String, socket: Socket, input: BytesMut) {
+    pub(crate) fn adopt(&mut self, token: u64, id: NodeId, address: String, stream: PeerStream) {
+        let PeerStream { socket, input, ending } = stream;
         socket.tune(PEER_USER_TIMEOUT_MS);
         let decoder = RpcDecoder::new(RpcLimits::default());
-        self.inbound.insert(token, Inbound { socket, id, address, decoder, input, readable: true });
+        self.inbound.insert(token, Inbound { socket, id, address, decoder, input, readable: true, ending });
         self.to_read.insert(token);
         // Who can reach us can probably be reached.
         if let Some(Peer { link: Link::Retry { at_ms }, .. }) = self.peers.get_mut(&id) {
@@ -171,9 +175,11 @@ impl Transport {
     }
 
     /// Notes what the poll said, if the token is one of ours.
-    pub(crate) fn ready(&mut self, token: u64, readable: bool, writable: bool, now_ms: u64) {
+    pub(crate) fn ready(&mut self, token: u64, ready: Readiness, now_ms: u64) {
+        let Readiness { readable, writable, ending, .. } = ready;
         if let Some(inbound) = self.inbound.get_mut(&token) {
             inbound.readable |= readable;
+            inbound.ending |= ending;
             self.to_read.insert(token);
         } else if let Some(&id) = self.outbound.get(&token) {
             let Some(Peer { link: Link::Up(outbound), .. }) = self.peers.get_mut(&id) else { return };
@@ -226,13 +232,13 @@ impl Transport {
     }
 
     /// Sends what the sockets take.
-    pub(crate) fn flush(&mut self, gather: &mut Vec<u8>, now_ms: u64) {
+    pub(crate) fn flush(&mut self, now_ms: u64) {
         for id in std::mem::take(&mut self.to_flush) {
             let Some(Peer { link: Link::Up(outbound), .. }) = self.peers.get_mut(&id) else { continue };
             if !outbound.writable {
                 continue;
             }
-            match outbound.queue.flush(&outbound.socket, gather) {
+            match outbound.queue.flush(&outbound.socket) {
                 Ok((_, Flush::Drained)) => {}
                 Ok((_, Flush::Blocked)) => outbound.writable = false,
                 Ok((_, Flush::Unfinished)) => {
@@ -458,6 +464,8 @@ impl Inbound {
                 Ok(len) => {
                     self.input.extend_from_slice(&scratch[..len]);
                     budget = budget.saturating_sub(len);
+                    // There was no more; what comes later, or that nothing does, is told by the poll.
+                    self.readable = len == scratch.len() || self.ending;
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.readable = false,
                 Err(error) => return Err(error.to_string()),

@@ -17,6 +17,7 @@ use crate::wake::Completion;
 use crate::wake::tests::outbox;
 
 const PEER: NodeId = NodeId(2);
+const READY: Readiness = Readiness { readable: true, writable: true, ending: false, gone: false };
 
 /// Hands out sockets made before; without one it fails.
 #[derive(Default)]
@@ -71,7 +72,13 @@ impl Fixture {
     }
 
     fn flush(&mut self) {
-        self.transport.flush(&mut Vec::new(), 0);
+        self.transport.flush(0);
+    }
+
+    /// A stream of the peer, of which these bytes were read already.
+    fn adopt(&mut self, socket: Socket, input: &[u8]) {
+        let stream = PeerStream { socket, input: BytesMut::from(input), ending: false };
+        self.transport.adopt(9, PEER, "b".to_owned(), stream);
     }
 
     /// Peers reported as unreachable, with whether a snapshot was lost.
@@ -176,7 +183,7 @@ fn peer_that_connects_is_not_waited_for() {
     fixture.finish_attempt(5);
     assert_eq!(fixture.transport.next_deadline_ms(), Some(105));
     let (socket, _peer) = crate::socket::tests::pair();
-    fixture.transport.adopt(9, PEER, "b".to_owned(), socket, BytesMut::new());
+    fixture.adopt(socket, &[]);
     assert!(fixture.transport.next_deadline_ms() < Some(5));
     fixture.transport.handle_time(5);
     fixture.finish_attempt(5);
@@ -193,7 +200,7 @@ fn broken_connection_is_reported_and_replaced_after_a_moment() {
     drop(peer);
     let mut second = fixture.offer_socket();
     let token = *fixture.transport.outbound.keys().next().unwrap();
-    fixture.transport.ready(token, true, true, 0);
+    fixture.transport.ready(token, READY, 0);
     assert_eq!(fixture.reports(), [(2, true)]);
     fixture.transport.handle_time(LOST_RETRY_MS - 1);
     assert_eq!(fixture.attempts(), 1);
@@ -286,11 +293,11 @@ fn inbound_messages_cut_anywhere_come_out_with_the_announced_identity() {
         let (socket, mut peer) = crate::socket::tests::pair();
         // Part of it came together with the announcement.
         let (early, late) = bytes.split_at(cut);
-        fixture.transport.adopt(9, PEER, "b".to_owned(), socket, BytesMut::from(early));
+        fixture.adopt(socket, early);
         let mut seen = Vec::new();
         fixture.transport.read(&mut [0; 100], |input| seen.push(input));
         peer.write_all(late).unwrap();
-        fixture.transport.ready(9, true, false, 0);
+        fixture.transport.ready(9, READY, 0);
         fixture.transport.read(&mut [0; 100], |input| seen.push(input));
         let messages: Vec<Message> = seen
             .into_iter()
@@ -310,7 +317,7 @@ fn inbound_messages_cut_anywhere_come_out_with_the_announced_identity() {
 fn inbound_nonsense_ends_the_stream_after_what_made_sense() {
     let mut fixture = Fixture::new();
     let (socket, mut peer) = crate::socket::tests::pair();
-    fixture.transport.adopt(9, PEER, "b".to_owned(), socket, BytesMut::new());
+    fixture.adopt(socket, &[]);
     let mut bytes = BytesMut::new();
     message(1).encode(&mut bytes);
     bytes.extend_from_slice(&[0xff; 16]);
@@ -320,4 +327,29 @@ fn inbound_nonsense_ends_the_stream_after_what_made_sense() {
     assert_eq!(count, 1);
     assert!(fixture.transport.inbound.is_empty());
     assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0, "closed");
+}
+
+#[test]
+fn an_end_that_was_told_together_with_the_last_bytes_is_seen() {
+    for told_before_adoption in [false, true] {
+        let mut fixture = Fixture::new();
+        let (socket, mut peer) = crate::socket::tests::pair();
+        let mut bytes = BytesMut::new();
+        message(1).encode(&mut bytes);
+        let ending = told_before_adoption;
+        let stream = PeerStream { socket, input: BytesMut::new(), ending };
+        fixture.transport.adopt(9, PEER, "b".to_owned(), stream);
+        if !told_before_adoption {
+            fixture.transport.read(&mut [0; 100], |_| panic!("nothing was sent"));
+        }
+        peer.write_all(&bytes).unwrap();
+        drop(peer);
+        if !told_before_adoption {
+            fixture.transport.ready(9, Readiness { ending: true, ..READY }, 0);
+        }
+        let mut count = 0;
+        fixture.transport.read(&mut [0; 100], |_| count += 1);
+        assert_eq!(count, 1);
+        assert!(fixture.transport.inbound.is_empty());
+    }
 }

@@ -73,7 +73,14 @@ struct Part<'a> {
 impl<D: Disk> Writer<D> {
     /// `segment_size` is the size that open segments are created with. The directory holds none.
     pub(crate) fn new(disk: D, segment_size: u64) -> Self {
-        Self { disk, segment_size, next_counter: 1, current: None, prepared: VecDeque::new(), buffer: BlockBuffer::default() }
+        Self {
+            disk,
+            segment_size,
+            next_counter: 1,
+            current: None,
+            prepared: VecDeque::new(),
+            buffer: BlockBuffer::default(),
+        }
     }
 
     /// Where the entries of the current segment lie, if there are any.
