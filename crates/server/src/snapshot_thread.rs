@@ -120,7 +120,11 @@ fn main(disk: &OsDisk, live: &LiveOptions, queue: &Receiver<Job>, stopping: &Ato
             }
         };
         match catch_unwind(AssertUnwindSafe(|| {
-            let goes_on = || !stopping.load(Ordering::Acquire);
+            let goes_on = || {
+                // A thread that becomes ready does not always take the processor from one of lower priority.
+                std::thread::yield_now();
+                !stopping.load(Ordering::Acquire)
+            };
             snapshot_work::run(disk, job, live.snapshot_compression(), now_ms(), goes_on)
         })) {
             Ok(done) => outbox.send(Completion::Snapshot(done)),
