@@ -88,7 +88,8 @@ impl Sample {
             errors: errors.iter().map(count).collect::<Option<_>>()?,
             cpu_s: real("cpu_s")?,
             written_bytes: real("written_bytes")?,
-            device_bytes: real("device_bytes")?,
+            // Older runs did not look.
+            device_bytes: real("device_bytes").unwrap_or(0.0),
             load_cpu_s: real("load_cpu_s")?,
             max_wait_us: short("max_wait_us")?,
             mean_wait_us: real("mean_wait_us")?,

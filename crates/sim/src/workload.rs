@@ -25,6 +25,8 @@ pub(crate) const NOT_LEADER: u64 = 10250;
 const APPENDS_PER_KEY: u64 = 24;
 /// Lists in use at a time.
 const KEYS_AT_ONCE: u64 = 4;
+/// Tables and columns that are created: VACUUM, every connection and every check of the marks take as long as there are.
+const MAX_SCHEMA_CHANGES: u64 = 100;
 /// Lists that a scan covers.
 const KEYS_SCANNED: u64 = 24;
 
@@ -135,6 +137,7 @@ pub(crate) struct Transaction {
 pub(crate) struct Author {
     next_value: u64,
     appended: u64,
+    schema_changes: u64,
 }
 
 impl Author {
@@ -277,7 +280,12 @@ impl Author {
     fn schema(&mut self, random: &mut Random) -> Transaction {
         let mut transaction = Transaction::empty();
         let number = self.fresh();
-        match random.below(10) {
+        let kind = match random.below(10) {
+            0..=4 if self.schema_changes >= MAX_SCHEMA_CHANGES => 5,
+            kind => kind,
+        };
+        self.schema_changes += u64::from(kind <= 4);
+        match kind {
             0..=2 => {
                 transaction.change(Change::Mark(Mark::Table(number), Sight::New));
                 let sql = format!("CREATE TABLE table_{number} (a INTEGER PRIMARY KEY, b TEXT)");

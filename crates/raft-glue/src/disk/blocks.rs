@@ -5,8 +5,8 @@
 
 /// Block size, a multiple of that of nearly every disk, and the unit in which C writes its segments, too.
 pub(super) const BLOCK_LEN: usize = 4096;
-/// Memory that is kept from one write to the next.
-const KEPT_LEN: usize = 1024 * 1024;
+/// Memory that is kept from one write to the next; enough for an entry of as many transactions as are merged.
+const KEPT_LEN: usize = 2 * 1024 * 1024;
 
 /// Bytes that begin at a boundary in memory.
 #[derive(Debug, Default)]
@@ -21,7 +21,6 @@ impl BlockBuffer {
     /// others in front of them.
     pub(super) fn begin(&mut self, len: usize) -> &mut Vec<u8> {
         self.bytes.clear();
-        self.bytes.shrink_to(KEPT_LEN);
         self.bytes.reserve(len.next_multiple_of(BLOCK_LEN) + BLOCK_LEN);
         self.skip = self.bytes.as_ptr().align_offset(BLOCK_LEN);
         self.bytes.resize(self.skip, 0);
@@ -33,6 +32,13 @@ impl BlockBuffer {
         let len = (self.bytes.len() - self.skip).next_multiple_of(BLOCK_LEN);
         self.bytes.resize(self.skip + len, 0);
         &self.bytes[self.skip..]
+    }
+
+    /// Called between writes: a long one does not keep its memory.
+    pub(super) fn rest(&mut self) {
+        if self.bytes.capacity() > KEPT_LEN {
+            self.bytes = Vec::new();
+        }
     }
 }
 
@@ -50,7 +56,8 @@ mod tests {
             assert_eq!(blocks.len(), len.next_multiple_of(BLOCK_LEN));
             assert!(blocks[..len].iter().all(|byte| *byte == 7));
             assert!(blocks[len..].iter().all(|byte| *byte == 0));
+            buffer.rest();
+            assert!(buffer.bytes.capacity() <= KEPT_LEN);
         }
-        assert!(buffer.bytes.capacity() <= 2 * KEPT_LEN, "one long write does not keep its memory");
     }
 }

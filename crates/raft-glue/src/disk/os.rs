@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Access, FallocateFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
@@ -106,23 +107,22 @@ impl Disk for OsDisk {
             .create_new(true)
             .mode(0o600)
             .open(self.directory.join(name))?;
-        Ok(OsFile { file })
+        Ok(OsFile::new(file))
     }
 
     fn create_for_blocks(&self, name: &str) -> io::Result<OsFile> {
-        let file = self.create(name)?;
-        // Not every file system can.
-        let _ = file.bypass_cache(true);
+        let mut file = self.create(name)?;
+        file.is_to_bypass_cache = AtomicBool::new(true);
         Ok(file)
     }
 
     fn open(&self, name: &str) -> io::Result<OsFile> {
         let file = fs::OpenOptions::new().read(true).write(true).open(self.directory.join(name))?;
-        Ok(OsFile { file })
+        Ok(OsFile::new(file))
     }
 
     fn open_read(&self, name: &str) -> io::Result<OsFile> {
-        Ok(OsFile { file: fs::File::open(self.directory.join(name))? })
+        Ok(OsFile::new(fs::File::open(self.directory.join(name))?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -163,9 +163,28 @@ pub struct OsLock {
 #[derive(Debug)]
 pub struct OsFile {
     file: fs::File,
+    /// From the next write on. Not before: of a file system that cannot, some allow the flag and then refuse everything,
+    /// such as overlayfs above one without direct writes.
+    is_to_bypass_cache: AtomicBool,
 }
 
 impl OsFile {
+    fn new(file: fs::File) -> Self {
+        Self { file, is_to_bypass_cache: AtomicBool::new(false) }
+    }
+
+    /// Writes zeros behind what there is.
+    fn extend(&self, size: u64) -> io::Result<()> {
+        let zeros = vec![0; ZERO_CHUNK];
+        let mut offset = self.size()?;
+        while offset < size {
+            let part = usize::try_from(size - offset).map_or(ZERO_CHUNK, |rest| rest.min(ZERO_CHUNK));
+            self.file.write_all_at(&zeros[..part], offset)?;
+            offset += part as u64;
+        }
+        Ok(())
+    }
+
     fn bypass_cache(&self, bypass: bool) -> io::Result<()> {
         let mut flags = rustix::fs::fcntl_getfl(&self.file)?;
         flags.set(OFlags::DIRECT, bypass);
@@ -192,6 +211,10 @@ impl File for OsFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if self.is_to_bypass_cache.swap(false, Ordering::Relaxed) {
+            // Not every file system can.
+            let _ = self.bypass_cache(true);
+        }
         match self.file.write_all_at(bytes, offset) {
             // No whole blocks of this disk after all.
             Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
@@ -206,14 +229,9 @@ impl File for OsFile {
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, size) {
             Ok(()) => Ok(()),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => {
-                let zeros = vec![0; ZERO_CHUNK];
-                let mut offset = 0;
-                while offset < size {
-                    let part = usize::try_from(size - offset).map_or(ZERO_CHUNK, |rest| rest.min(ZERO_CHUNK));
-                    self.write_at(&zeros[..part], offset)?;
-                    offset += part as u64;
-                }
-                Ok(())
+                // They stand in memory anywhere, and nobody waits for each piece.
+                self.bypass_cache(false)?;
+                self.extend(size)
             }
             Err(errno) => Err(errno.into()),
         }
@@ -267,5 +285,36 @@ mod tests {
         let mode = fs::metadata(directory.path().join("open-1")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(disk.create("open-1").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn whole_blocks_are_written_wherever_they_stand_in_memory() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = OsDisk::new(directory.path()).unwrap();
+        let file = disk.create_for_blocks("open-1").unwrap();
+        file.allocate(16_384).unwrap();
+        let memory = vec![7; 8192 + 4096];
+        let aligned = memory.as_ptr().align_offset(4096);
+        file.write_at(&memory[aligned..aligned + 4096], 0).unwrap();
+        file.write_at(&memory[aligned + 1..][..4096], 4096).unwrap();
+        file.write_at(&memory[..100], 8192).unwrap();
+        file.sync().unwrap();
+        let mut content = vec![1; 20_000];
+        assert_eq!(disk.open_read("open-1").unwrap().read_at(&mut content, 0).unwrap(), 16_384);
+        assert!(content[..8292].iter().all(|byte| *byte == 7));
+        assert!(content[8292..16_384].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn without_preallocation_a_file_grows_behind_what_it_holds() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = OsDisk::new(directory.path()).unwrap();
+        let file = disk.create("open-1").unwrap();
+        file.write_at(b"abc", 0).unwrap();
+        file.extend(2 * ZERO_CHUNK as u64 + 5).unwrap();
+        let mut content = vec![1; 3 * ZERO_CHUNK];
+        assert_eq!(file.read_at(&mut content, 0).unwrap(), 2 * ZERO_CHUNK + 5);
+        assert_eq!(content[..3], *b"abc");
+        assert!(content[3..2 * ZERO_CHUNK + 5].iter().all(|byte| *byte == 0));
     }
 }

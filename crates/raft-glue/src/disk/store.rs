@@ -28,7 +28,7 @@ pub struct LogOptions {
     pub auto_recovery: bool,
     /// Whether received snapshots are stored compressed. On reading the file itself tells.
     pub compression: bool,
-    /// Block size in bytes the host asked for. C aligns its writes to it; ours need no alignment, so it changes
+    /// Block size in bytes the host asked for. C aligns its writes to it; ours are aligned to 4096, so it changes
     /// nothing but is accepted.
     pub block_size: Option<u32>,
     /// Size in bytes that open segments are created with. C always uses the default, 8 MiB, but reads any.

@@ -112,7 +112,9 @@ impl<D: Disk> Writer<D> {
                 let segment = self.prepared.pop_front().expect("a segment was reserved for every part");
                 self.current = Some(Current { segment, extent: Extent::empty(first), tail: Vec::new() });
             }
-            self.write(part)?;
+            let written = self.write(part);
+            self.buffer.rest();
+            written?;
             first += part.entries.len() as u64;
         }
         Ok(())

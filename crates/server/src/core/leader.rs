@@ -90,7 +90,7 @@ impl Core {
     fn entry_grows(&self, id: DatabaseId) -> bool {
         let state = self.databases.get(id);
         let captured = state.database.captured_len();
-        // A transaction of several requests does not end with the one that runs.
+        // A transaction of several requests most probably goes on after the one that runs.
         let ends_soon = |client: ClientId| {
             self.clients.get(&client).is_some_and(|state| {
                 let explicit = state.opened.as_ref().is_some_and(|opened| opened.explicit);

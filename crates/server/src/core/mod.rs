@@ -219,8 +219,8 @@ impl Core {
         &self.replica
     }
 
-    /// Moves everything that can move: captured transactions into the log, the replica's outputs to where they belong.
-    /// Returns whether anything happened.
+    /// Moves what can move: captured transactions into the log, the replica's next output to where it belongs; when there
+    /// is none, what waits for that. Returns whether to come again.
     fn pump(&mut self, now_ms: u64) -> bool {
         if self.stopped {
             return false;
