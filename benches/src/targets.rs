@@ -64,10 +64,11 @@ pub(crate) fn targets(results: &Results) -> Vec<Target> {
     targets
 }
 
-fn against(results: &Results, other: &str) -> [Option<Target>; 8] {
+fn against(results: &Results, other: &str) -> [Option<Target>; 10] {
     let ratio = |what, load, clients, bound, figure: fn(&Sample) -> f64| {
         let of = |library| median(results, library, load, 3, clients, figure);
-        let (ours, theirs) = (of(OURS)?, of(other)?);
+        // Nothing to compare to: an older run, or data on no disk of its own.
+        let (ours, theirs) = (of(OURS)?, of(other).filter(|theirs| *theirs > 0.0)?);
         Some(Target { what, other: other.to_owned(), bound, measured: ours / theirs })
     };
     let p99 = |sample: &Sample| f64::from(sample.p99_us);
@@ -93,27 +94,28 @@ fn against(results: &Results, other: &str) -> [Option<Target>; 8] {
             AtMost(0.4),
             Sample::cpu_s_per_1000,
         ),
+        ratio(
+            "kv write, 32 clients: bytes to disk per tx",
+            Load::KvWrite,
+            32,
+            AtMost(0.4),
+            Sample::bytes_per_operation,
+        ),
+        ratio(
+            "the same, with what the file system adds: bytes the disk was given",
+            Load::KvWrite,
+            32,
+            AtMost(0.4),
+            Sample::device_bytes_per_operation,
+        ),
     ]
 }
 
-/// Those without another dqlite, and the last of those with one.
+/// Those without another dqlite.
 fn alone(results: &Results) -> Vec<Option<Target>> {
     let rate =
         |library, nodes, clients| median(results, library, Load::KvWrite, nodes, clients, Sample::per_second);
     let mut targets = Vec::new();
-    for other in results.libraries.iter().filter(|name| !matches!(name.as_str(), OURS | PLAIN_SQLITE)) {
-        let bytes = |what, figure: fn(&Sample) -> f64| {
-            let of = |library| median(results, library, Load::KvWrite, 3, 32, figure);
-            let (ours, theirs) = (of(OURS)?, of(other).filter(|bytes| *bytes > 0.0)?);
-            let measured = ours / theirs;
-            Some(Target { what, other: other.clone(), bound: Bound::AtMost(0.4), measured })
-        };
-        targets.push(bytes("kv write, 32 clients: bytes to disk per tx", Sample::bytes_per_operation));
-        targets.push(bytes(
-            "the same, with what the file system adds: bytes the disk was given",
-            Sample::device_bytes_per_operation,
-        ));
-    }
     targets.push(rate(OURS, 3, 128).zip(rate(OURS, 3, 32)).map(|(many, few)| Target {
         what: "kv write, 128 clients: tx/s",
         other: "ours with 32".to_owned(),

@@ -8,7 +8,7 @@ use wire_protocol::snapshot::{encode_database_header, encode_payload_header};
 
 use crate::core::{SnapshotDone, SnapshotJob};
 
-/// Pages handed to the file at a time: a tenth of a millisecond or so, for which a processor may be kept from others.
+/// Pages handed to the file at a time: a tenth of a millisecond or so, after which the thread may leave the processor.
 const SLICE_PAGES: u32 = 16;
 
 /// Runs a job. A write asks before each slice whether it goes on; one that does not leaves no file behind.

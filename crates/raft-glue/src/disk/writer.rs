@@ -88,9 +88,9 @@ impl<D: Disk> Writer<D> {
         self.current.as_ref().map(|current| &current.extent).filter(|extent| extent.entries > 0)
     }
 
-    /// Name of the current segment, if there are entries in it.
+    /// Name of the current segment.
     pub(crate) fn name(&self) -> Option<&str> {
-        self.extent().and(self.current.as_ref()).map(|current| current.segment.name.name.as_str())
+        self.current.as_ref().map(|current| current.segment.name.name.as_str())
     }
 
     /// Writes the entries from index `first` on durably, as one batch if it fits. Segments that became full on the way
