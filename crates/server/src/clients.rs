@@ -67,7 +67,7 @@ impl Clients {
     /// Notes what the poll said of a socket; `false` if it is no client's.
     pub(crate) fn ready(&mut self, token: u64, ready: Readiness, inputs: &mut VecDeque<Input>) -> bool {
         let Some(socket) = self.sockets.get_mut(&token) else { return false };
-        socket.connection.ready(ready.readable, ready.ending, ready.writable);
+        socket.connection.ready(ready);
         self.to_read.add(token, &mut socket.is_to_read);
         self.to_flush.add(token, &mut socket.is_to_flush);
         if ready.gone {

@@ -8,7 +8,8 @@ use bytes::{Bytes, BytesMut};
 use wire_protocol::{ClientDecoder, Frame, Incoming, Protocol};
 
 use crate::core::limits::MAX_REQUEST_LEN;
-use crate::socket::{CLIENT_USER_TIMEOUT_MS, Flush, SLOW_READER_USER_TIMEOUT_MS, SendQueue, Socket};
+use crate::registration::Readiness;
+use crate::socket::{CLIENT_USER_TIMEOUT_MS, Flush, Inlet, SLOW_READER_USER_TIMEOUT_MS, SendQueue, Socket};
 use crate::trim::LARGE_REQUEST_LEN;
 
 /// Reading stops while this much output waits for the client.
@@ -64,9 +65,7 @@ pub(crate) struct Connection {
     roomy: bool,
     output: SendQueue,
     phase: Phase,
-    readable: bool,
-    /// The poll has said that the peer sends no more: the end is there, behind what can be read.
-    ending: bool,
+    inlet: Inlet,
     writable: bool,
     paused: bool,
     closing: bool,
@@ -83,8 +82,7 @@ pub(crate) struct PeerStream {
     pub(crate) socket: Socket,
     /// Behind the announcement, not decoded.
     pub(crate) input: BytesMut,
-    /// The poll has told that nothing more will come.
-    pub(crate) ending: bool,
+    pub(crate) inlet: Inlet,
 }
 
 impl Connection {
@@ -97,8 +95,7 @@ impl Connection {
             roomy: false,
             output: SendQueue::default(),
             phase: Phase::Handshake,
-            readable: true,
-            ending: false,
+            inlet: Inlet::new(),
             writable: true,
             paused: false,
             closing: false,
@@ -108,16 +105,15 @@ impl Connection {
         }
     }
 
-    /// Notes what the poll said; `ending` that the peer sends no more.
-    pub(crate) fn ready(&mut self, readable: bool, ending: bool, writable: bool) {
-        self.readable |= readable;
-        self.ending |= ending;
-        self.writable |= writable;
+    /// Notes what the poll said.
+    pub(crate) fn ready(&mut self, ready: Readiness) {
+        self.inlet.ready(ready);
+        self.writable |= ready.writable;
     }
 
     /// Whether a read could bring anything now.
     pub(crate) fn wants_read(&self) -> bool {
-        self.readable && self.may_read()
+        self.inlet.is_readable() && self.may_read()
     }
 
     fn may_read(&self) -> bool {
@@ -135,7 +131,7 @@ impl Connection {
     /// The core wants frames again; bytes that were left undecoded are looked at by the next read.
     pub(crate) fn resume(&mut self) {
         self.paused = false;
-        self.readable = true;
+        self.inlet.look_again();
     }
 
     /// Whether the core knows this client.
@@ -160,24 +156,21 @@ impl Connection {
             if !self.decode(&mut sink) {
                 return if self.phase == Phase::Handshake { ReadEnd::Broken } else { ReadEnd::Waiting };
             }
-            if !self.may_read() || !self.readable {
+            if !self.may_read() || !self.inlet.is_readable() {
                 break;
             }
             if budget == 0 {
                 return ReadEnd::Unfinished;
             }
-            match self.socket.recv(scratch) {
-                Ok(0) if self.phase == Phase::Handshake => return ReadEnd::Broken,
-                Ok(0) => self.end(FromClient::Eof, &mut sink),
-                Ok(len) => {
+            match self.inlet.recv(&self.socket, scratch) {
+                Ok(None) => {}
+                Ok(Some(0)) if self.phase == Phase::Handshake => return ReadEnd::Broken,
+                Ok(Some(0)) => self.end(FromClient::Eof, &mut sink),
+                Ok(Some(len)) => {
                     self.roomy |= self.input.len() + len > KEPT_INPUT_LEN;
                     self.input.extend_from_slice(&scratch[..len]);
                     budget = budget.saturating_sub(len);
-                    // There was no more. What comes later is told by the poll, which has told of the end, too, if it
-                    // was there when the poll looked.
-                    self.readable = len == scratch.len() || self.ending;
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.readable = false,
                 Err(_) => return ReadEnd::Broken,
             }
         }
@@ -262,7 +255,7 @@ impl Connection {
 
     /// What a raft stream begins with.
     pub(crate) fn into_peer(self) -> PeerStream {
-        PeerStream { socket: self.socket, input: self.input, ending: self.ending }
+        PeerStream { socket: self.socket, input: self.input, inlet: self.inlet }
     }
 }
 
@@ -287,7 +280,7 @@ mod tests {
     }
 
     fn read(connection: &mut Connection) -> (ReadEnd, Vec<FromClient>) {
-        connection.ready(true, false, true);
+        connection.ready(Readiness { readable: true, ending: false, writable: true, gone: false });
         let mut seen = Vec::new();
         let end = connection.read(&mut [0; 4096], |event| seen.push(event));
         (end, seen)
@@ -339,7 +332,7 @@ mod tests {
         peer.write_all(&HANDSHAKE).unwrap();
         peer.write_all(&frame(3, 1)).unwrap();
         drop(peer);
-        late.ready(true, true, true);
+        late.ready(Readiness { readable: true, ending: true, writable: true, gone: false });
         let (end, seen) = read(&mut late);
         assert_eq!(end, ReadEnd::Waiting);
         assert!(matches!(seen[..], [FromClient::Opened(_), FromClient::Frame(_), FromClient::Eof]));
@@ -354,7 +347,7 @@ mod tests {
         assert!(matches!(seen[..], [FromClient::Opened(_)]));
         assert!(!connection.wants_read(), "one look is enough");
         drop(peer);
-        connection.ready(true, true, false);
+        connection.ready(Readiness { readable: true, ending: true, writable: false, gone: false });
         let (_, seen) = read(&mut connection);
         assert!(matches!(seen[..], [FromClient::Eof]));
     }
@@ -402,7 +395,7 @@ mod tests {
             peer
         });
         while !connection.take_drained() {
-            connection.ready(false, false, true);
+            connection.ready(Readiness { readable: false, ending: false, writable: true, gone: false });
             connection.flush().unwrap();
             std::thread::yield_now();
         }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, sockopt};
 
 use crate::connector::check_stream;
+use crate::registration::Readiness;
 
 /// Chunks given to the kernel in one call.
 const MAX_SLICES: usize = 64;
@@ -115,6 +116,54 @@ impl Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Whether there is something to read, by what the poll and the last read told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inlet {
+    readable: bool,
+    /// The poll has said that the other end sends no more: the end is there, behind what can be read.
+    ending: bool,
+}
+
+impl Inlet {
+    /// Of a socket that the poll has not spoken of.
+    pub(crate) fn new() -> Self {
+        Self { readable: true, ending: false }
+    }
+
+    /// Notes what the poll said.
+    pub(crate) fn ready(&mut self, ready: Readiness) {
+        self.readable |= ready.readable;
+        self.ending |= ready.ending;
+    }
+
+    /// To be looked at again, whatever was told.
+    pub(crate) fn look_again(&mut self) {
+        self.readable = true;
+    }
+
+    /// Whether a read could bring anything now.
+    pub(crate) fn is_readable(self) -> bool {
+        self.readable
+    }
+
+    /// Reads what is there: `None` if that is nothing yet, 0 at the end of the stream.
+    pub(crate) fn recv(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match socket.recv(buffer) {
+            Ok(len) => {
+                // There was no more. What comes later is told by the poll, which has told of the end, too, if it was
+                // there when the poll looked.
+                self.readable = len == buffer.len() || self.ending;
+                Ok(Some(len))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.readable = false;
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

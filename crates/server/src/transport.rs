@@ -19,7 +19,7 @@ use crate::connector::announcement;
 use crate::core::Input;
 use crate::dialer::{Attempt, Dialer, Dialled};
 use crate::registration::{Readiness, Tokens, deregister};
-use crate::socket::{Flush, PEER_USER_TIMEOUT_MS, SendQueue, Socket};
+use crate::socket::{Flush, Inlet, PEER_USER_TIMEOUT_MS, SendQueue, Socket};
 
 /// Wait after the first failed attempt, milliseconds; doubles with each further one.
 const FIRST_RETRY_MS: u64 = 100;
@@ -101,9 +101,7 @@ struct Inbound {
     address: String,
     decoder: RpcDecoder,
     input: BytesMut,
-    readable: bool,
-    /// The peer sends no more; what it has sent may still be there.
-    ending: bool,
+    inlet: Inlet,
 }
 
 impl Transport {
@@ -163,10 +161,11 @@ impl Transport {
 
     /// Takes the socket of a client that turned out to be a peer, and what it sent behind its announcement.
     pub(crate) fn adopt(&mut self, token: u64, id: NodeId, address: String, stream: PeerStream) {
-        let PeerStream { socket, input, ending } = stream;
+        let PeerStream { socket, input, mut inlet } = stream;
+        inlet.look_again();
         socket.tune(PEER_USER_TIMEOUT_MS);
         let decoder = RpcDecoder::new(RpcLimits::default());
-        self.inbound.insert(token, Inbound { socket, id, address, decoder, input, readable: true, ending });
+        self.inbound.insert(token, Inbound { socket, id, address, decoder, input, inlet });
         self.to_read.insert(token);
         // Who can reach us can probably be reached.
         if let Some(Peer { link: Link::Retry { at_ms }, .. }) = self.peers.get_mut(&id) {
@@ -176,15 +175,13 @@ impl Transport {
 
     /// Notes what the poll said, if the token is one of ours.
     pub(crate) fn ready(&mut self, token: u64, ready: Readiness, now_ms: u64) {
-        let Readiness { readable, writable, ending, .. } = ready;
         if let Some(inbound) = self.inbound.get_mut(&token) {
-            inbound.readable |= readable;
-            inbound.ending |= ending;
+            inbound.inlet.ready(ready);
             self.to_read.insert(token);
         } else if let Some(&id) = self.outbound.get(&token) {
             let Some(Peer { link: Link::Up(outbound), .. }) = self.peers.get_mut(&id) else { return };
-            outbound.writable |= writable;
-            if readable && outbound.has_ended() {
+            outbound.writable |= ready.writable;
+            if ready.readable && outbound.has_ended() {
                 self.lost(id, now_ms);
             } else {
                 self.to_flush.insert(id);
@@ -450,7 +447,7 @@ impl Inbound {
             {
                 sink(Input::PeerMessage { from: self.id, address: self.address.clone(), message });
             }
-            if !self.readable {
+            if !self.inlet.is_readable() {
                 if self.input.is_empty() && self.input.capacity() > IDLE_BUFFER_LEN {
                     self.input = BytesMut::new();
                 }
@@ -459,15 +456,13 @@ impl Inbound {
             if budget == 0 {
                 return Ok(false);
             }
-            match self.socket.recv(scratch) {
-                Ok(0) => return Err("closed by the peer".to_owned()),
-                Ok(len) => {
+            match self.inlet.recv(&self.socket, scratch) {
+                Ok(None) => {}
+                Ok(Some(0)) => return Err("closed by the peer".to_owned()),
+                Ok(Some(len)) => {
                     self.input.extend_from_slice(&scratch[..len]);
                     budget = budget.saturating_sub(len);
-                    // There was no more; what comes later, or that nothing does, is told by the poll.
-                    self.readable = len == scratch.len() || self.ending;
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => self.readable = false,
                 Err(error) => return Err(error.to_string()),
             }
         }

@@ -77,7 +77,7 @@ impl Fixture {
 
     /// A stream of the peer, of which these bytes were read already.
     fn adopt(&mut self, socket: Socket, input: &[u8]) {
-        let stream = PeerStream { socket, input: BytesMut::from(input), ending: false };
+        let stream = PeerStream { socket, input: BytesMut::from(input), inlet: Inlet::new() };
         self.transport.adopt(9, PEER, "b".to_owned(), stream);
     }
 
@@ -336,8 +336,9 @@ fn an_end_that_was_told_together_with_the_last_bytes_is_seen() {
         let (socket, mut peer) = crate::socket::tests::pair();
         let mut bytes = BytesMut::new();
         message(1).encode(&mut bytes);
-        let ending = told_before_adoption;
-        let stream = PeerStream { socket, input: BytesMut::new(), ending };
+        let mut inlet = Inlet::new();
+        inlet.ready(Readiness { ending: told_before_adoption, ..READY });
+        let stream = PeerStream { socket, input: BytesMut::new(), inlet };
         fixture.transport.adopt(9, PEER, "b".to_owned(), stream);
         if !told_before_adoption {
             fixture.transport.read(&mut [0; 100], |_| panic!("nothing was sent"));
