@@ -81,6 +81,7 @@ bugs! {
     BackfillBeyondWatermark "backfill-beyond-watermark" "Captured frames go into the main file before they are committed."
     BackfillUnderReaders "backfill-under-readers" "Backfill does not stop at what a reader needs."
     RestartUnderReaders "restart-under-readers" "The WAL is restarted while somebody reads it."
+    TakenReaderReadsOn "taken-reader-reads-on" "A reader whose view was taken goes on reading, whatever stands there by now."
     UndoForgetsFrames "undo-forgets-frames" "A new generation begins with the main file, without the committed frames behind it."
     SizeNotRestored "size-not-restored" "A new generation keeps the size that the undone transactions gave the database."
     // The core of the server.

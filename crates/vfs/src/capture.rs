@@ -54,9 +54,9 @@ impl State {
     }
 
     pub(crate) fn free_write(&mut self, handle: &Handle) {
-        if handle.holds_exclusive(WRITE) {
+        if handle.view.holds_exclusive(WRITE) {
             self.locks.unlock_exclusive(WRITE);
-            handle.remove_exclusive(bit(WRITE));
+            handle.view.remove_exclusive(bit(WRITE));
         }
     }
 

@@ -17,6 +17,7 @@ use crate::page::Position;
 use crate::register::Registration;
 use crate::shim;
 use crate::statement::{Prepared, Statement};
+use crate::view::ReaderId;
 
 /// What a connection holds of the main database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +93,17 @@ impl Inner {
 
     fn handle(&self) -> &Arc<Handle> {
         self.handle.as_ref().expect("set before the connection is given out")
+    }
+
+    /// Says more of the error of a transaction whose view was taken; SQLite's words for it would mislead. They stay in
+    /// front, since clients look for them to see that a transaction is worth another try.
+    pub(crate) fn explain(&self, mut error: SqlError) -> SqlError {
+        if error.code == ffi::SQLITE_BUSY_SNAPSHOT && self.handle().view.is_taken() {
+            error.message = "database is locked: this read transaction was ended because it kept too much memory; \
+                             roll back and begin again"
+                .to_owned();
+        }
+        error
     }
 }
 
@@ -197,6 +209,12 @@ impl Connection {
     #[must_use]
     pub fn gate(&self) -> Position {
         Position(self.inner.handle().gate())
+    }
+
+    /// Names this connection in [`Database::reader_holds`].
+    #[must_use]
+    pub fn reader(&self) -> ReaderId {
+        self.inner.handle().view.id
     }
 
     /// Compiles the first statement of `sql`.

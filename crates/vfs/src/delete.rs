@@ -18,7 +18,7 @@ impl Generation {
     pub(crate) fn request_delete(&self, handle: &Handle) -> Result<(), &'static str> {
         let mut state = self.lock();
         self.settle(&mut state, handle);
-        if !handle.holds_exclusive(WRITE) {
+        if !handle.view.holds_exclusive(WRITE) {
             return Err(
                 "PRAGMA delete_database must be run in a write transaction. Use BEGIN IMMEDIATE to start one.",
             );

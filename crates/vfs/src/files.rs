@@ -16,7 +16,7 @@ impl Generation {
         // Copied before the mutex is taken.
         let page = Page::copy_from(bytes);
         let mut state = self.lock();
-        if !handle.holds_exclusive(WRITE) || state.failure.is_some() {
+        if !handle.view.holds_exclusive(WRITE) || state.failure.is_some() {
             return ffi::SQLITE_IOERR_WRITE;
         }
         let fixed = state.captured;
@@ -63,8 +63,11 @@ impl Generation {
     }
 
     /// xRead of the WAL file; the rest of a short read is zeroed, which SQLite relies on.
-    pub(crate) fn read_wal(&self, offset: u64, buffer: &mut [u8]) -> c_int {
+    pub(crate) fn read_wal(&self, handle: &Handle, offset: u64, buffer: &mut [u8]) -> c_int {
         let state = self.lock();
+        if handle.view.is_taken() {
+            return ffi::SQLITE_BUSY_SNAPSHOT;
+        }
         // The common case, a page: copied after the mutex is free again.
         if let Some((number, FRAME_HEADER_LEN)) = frame_at(offset)
             && let Some(page) = state.wal.frame(number).and_then(|frame| frame.page.clone())
@@ -89,7 +92,7 @@ impl Generation {
         if last >= state.wal.len() {
             return ffi::SQLITE_OK;
         }
-        if last < state.captured || !handle.holds_exclusive(WRITE) {
+        if last < state.captured || !handle.view.holds_exclusive(WRITE) {
             return ffi::SQLITE_IOERR_TRUNCATE;
         }
         state.wal.truncate(last);
@@ -102,29 +105,40 @@ impl Generation {
         while done < buffer.len() {
             let position = offset + done as u64;
             let Some(number) = u32::try_from(position / PAGE_SIZE as u64 + 1).ok() else { break };
-            let Some(page) = self.main_page(handle, number) else { break };
+            let page = match self.main_page(handle, number) {
+                Ok(Some(page)) => page,
+                Ok(None) => break,
+                Err(code) => return code,
+            };
             done += crate::wal::copy_part(&page[..], position % PAGE_SIZE as u64, &mut buffer[done..]);
         }
         finish_read(buffer, done)
     }
 
     /// xFetch of the main file, for the page that begins at `offset`.
-    pub(crate) fn fetch_main(&self, handle: &Handle, offset: u64) -> Option<Page> {
-        let number = u32::try_from(offset / PAGE_SIZE as u64 + 1).ok()?;
-        if offset.is_multiple_of(PAGE_SIZE as u64) { self.main_page(handle, number) } else { None }
+    pub(crate) fn fetch_main(&self, handle: &Handle, offset: u64) -> Result<Option<Page>, c_int> {
+        match u32::try_from(offset / PAGE_SIZE as u64 + 1) {
+            Ok(number) if offset.is_multiple_of(PAGE_SIZE as u64) => self.main_page(handle, number),
+            _ => Ok(None),
+        }
     }
 
-    /// A page of the main file as the handle sees it.
-    fn main_page(&self, handle: &Handle, number: u32) -> Option<Page> {
-        handle.pinned(number).unwrap_or_else(|| {
-            let state = self.lock();
-            lookup(&state.table, state.main_pages, number)
-        })
+    /// A page of the main file as the handle sees it, or the code for a view that was taken.
+    fn main_page(&self, handle: &Handle, number: u32) -> Result<Option<Page>, c_int> {
+        if let Some(page) = handle.view.pinned(number) {
+            return Ok(page);
+        }
+        let state = self.lock();
+        // Looked at under the mutex: from the moment a view is taken the main file goes on without it.
+        if handle.view.is_taken() {
+            return Err(ffi::SQLITE_BUSY_SNAPSHOT);
+        }
+        Ok(lookup(&state.table, state.main_pages, number))
     }
 
     /// xFileSize of the main file, in pages.
     pub(crate) fn main_pages(&self, handle: &Handle) -> u32 {
-        handle.pinned_count().unwrap_or_else(|| self.lock().main_pages)
+        handle.view.pinned_count().unwrap_or_else(|| self.lock().main_pages)
     }
 }
 

@@ -9,7 +9,7 @@
 //!
 //! The mutex protects everything but the wal-index's memory, which SQLite reads and writes without asking.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,11 +17,12 @@ use libsqlite3_sys as ffi;
 
 use crate::delete::is_delete_marker;
 use crate::error::{Error, Veto};
-use crate::handle::{Handle, Pin};
+use crate::handle::Handle;
 use crate::locks::{CHECKPOINT, LOCKS, LockTable, READ0, WRITE, bit};
 use crate::name::DatabaseName;
 use crate::options::Settings;
 use crate::page::PageTable;
+use crate::view::{Pin, ReaderId, View};
 use crate::wal::Wal;
 use crate::wal_index::{REGION_LEN, WalIndex};
 
@@ -64,6 +65,8 @@ pub(crate) struct State {
     pub(crate) table: PageTable,
     pub(crate) main_pages: u32,
     pub(crate) locks: LockTable,
+    /// Of all handles that are open.
+    pub(crate) views: BTreeMap<ReaderId, Arc<View>>,
     /// For each READ slot nBackfill when its first holder came; frames up to it are read by none of its holders.
     pub(crate) slot_floor: [u32; 5],
     /// Position of frame 0; grows by the length of the WAL at each restart.
@@ -101,6 +104,7 @@ impl Generation {
             table: seed.table,
             main_pages: seed.page_count,
             locks: LockTable::new(),
+            views: BTreeMap::new(),
             slot_floor: [0; 5],
             base: seed.base,
             committed: 0,
@@ -147,11 +151,11 @@ impl Generation {
         self.settle(&mut state, handle);
         match mode {
             Mode::Shared => {
-                if handle.holds_shared(first) {
+                if handle.view.holds_shared(first) {
                     return ffi::SQLITE_OK;
                 }
                 let Some(sharers) = state.locks.lock_shared(first) else { return ffi::SQLITE_BUSY };
-                handle.add_shared(bit(first));
+                handle.view.add_shared(bit(first));
                 if let Some(slot) = first.checked_sub(READ0) {
                     state.grant_read(handle, slot, sharers);
                 }
@@ -159,7 +163,7 @@ impl Generation {
             }
             Mode::Exclusive => {
                 let range = first..first + count;
-                if range.clone().all(|slot| handle.holds_exclusive(slot)) {
+                if range.clone().all(|slot| handle.view.holds_exclusive(slot)) {
                     return ffi::SQLITE_OK;
                 }
                 // Checkpoints, recovery (which takes CHECKPOINT too) and the restart of the WAL (the range of READ(1) to
@@ -170,7 +174,10 @@ impl Generation {
                 // A writer is a reader already. Without a READ slot this is a reader that met a header in the middle of
                 // its publication and wants to look at it again with the writers shut out; it would keep them from
                 // beginning. When busy it just reads again.
-                if first == WRITE && !(READ0..LOCKS).any(|slot| handle.holds_shared(slot)) {
+                if first == WRITE && handle.view.is_taken() {
+                    return ffi::SQLITE_BUSY_SNAPSHOT;
+                }
+                if first == WRITE && !(READ0..LOCKS).any(|slot| handle.view.holds_shared(slot)) {
                     return ffi::SQLITE_BUSY;
                 }
                 if first == WRITE && (state.fenced || state.failure.is_some()) {
@@ -180,7 +187,7 @@ impl Generation {
                     return ffi::SQLITE_BUSY;
                 }
                 for slot in range {
-                    handle.add_exclusive(bit(slot));
+                    handle.view.add_exclusive(bit(slot));
                 }
                 ffi::SQLITE_OK
             }
@@ -196,19 +203,21 @@ impl Generation {
         self.settle(&mut state, handle);
         for slot in first..first + count {
             match mode {
-                Mode::Shared if handle.holds_shared(slot) => {
+                Mode::Shared if handle.view.holds_shared(slot) => {
                     state.locks.unlock_shared(slot);
-                    handle.remove_shared(bit(slot));
+                    handle.view.remove_shared(bit(slot));
                     if slot == READ0 {
-                        handle.unpin();
+                        handle.view.unpin();
                     }
                 }
-                Mode::Exclusive if handle.holds_exclusive(slot) => {
+                // The lock was given back when the view was taken.
+                Mode::Shared if slot >= READ0 => handle.view.end(),
+                Mode::Exclusive if handle.view.holds_exclusive(slot) => {
                     if slot == WRITE {
                         self.release_write(&mut state, handle);
                     } else {
                         state.locks.unlock_exclusive(slot);
-                        handle.remove_exclusive(bit(slot));
+                        handle.view.remove_exclusive(bit(slot));
                     }
                 }
                 Mode::Shared | Mode::Exclusive => {}
@@ -242,12 +251,13 @@ impl State {
     /// Notes what a reader sees. SQLite compares the header again after the lock and starts over if it changed, so
     /// the frame noted here is the frame of its snapshot.
     fn grant_read(&mut self, handle: &Handle, slot: usize, sharers: u32) {
+        handle.view.begin(self.index.max_frame());
         if !planted::bug!(ReadsNotGated) {
             handle.raise_gate(self.base + u64::from(self.index.max_frame()));
         }
         if slot == 0 {
             // Such a reader ignores the WAL. It keeps the main file as it is now, so that backfill need not wait.
-            handle.pin(Pin { table: self.table.clone(), page_count: self.main_pages });
+            handle.view.pin(Pin { table: self.table.clone(), page_count: self.main_pages });
         } else if sharers == 1 {
             self.slot_floor[slot] = self.index.backfill();
         }

@@ -1,7 +1,7 @@
 //! What an open main file knows: its generation, the locks it holds, how far it has seen.
 //!
-//! The WAL file that SQLite opens for a connection shares the handle of the connection's main file. Lock masks and the
-//! delete request change only while the mutex of the generation is held; they are atomics so that no second mutex is
+//! The WAL file that SQLite opens for a connection shares the handle of the connection's main file. The view, and
+//! the delete request, change only while the mutex of the generation is held; they are atomics so that no second mutex is
 //! needed.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -9,16 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::database::Database;
 use crate::error::Veto;
-use crate::files::lookup;
 use crate::generation::Generation;
-use crate::locks::bit;
-use crate::page::{Page, PageTable};
-
-/// The main file as a reader without WAL found it.
-pub(crate) struct Pin {
-    pub(crate) table: PageTable,
-    pub(crate) page_count: u32,
-}
+use crate::view::View;
 
 /// Where `PRAGMA delete_database` stands in the current transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +27,12 @@ pub(crate) enum DeleteRequest {
 pub(crate) struct Handle {
     pub(crate) database: Arc<Database>,
     pub(crate) generation: Arc<Generation>,
+    /// Its locks, and what it reads.
+    pub(crate) view: Arc<View>,
     gate: AtomicU64,
-    shared: AtomicU8,
-    exclusive: AtomicU8,
     delete: AtomicU8,
     refused: AtomicBool,
     veto: Mutex<Option<Veto>>,
-    pin: Mutex<Option<Pin>>,
 }
 
 impl Handle {
@@ -49,16 +40,16 @@ impl Handle {
     pub(crate) fn open(database: Arc<Database>) -> Self {
         database.handle_opened();
         let generation = database.current();
+        let view = View::new();
+        generation.lock().views.insert(view.id, Arc::clone(&view));
         Self {
             database,
             generation,
+            view,
             gate: AtomicU64::new(0),
-            shared: AtomicU8::new(0),
-            exclusive: AtomicU8::new(0),
             delete: AtomicU8::new(0),
             refused: AtomicBool::new(false),
             veto: Mutex::new(None),
-            pin: Mutex::new(None),
         }
     }
 
@@ -69,30 +60,6 @@ impl Handle {
 
     pub(crate) fn raise_gate(&self, position: u64) {
         self.gate.fetch_max(position, Ordering::AcqRel);
-    }
-
-    pub(crate) fn holds_shared(&self, slot: usize) -> bool {
-        self.shared.load(Ordering::Relaxed) & bit(slot) != 0
-    }
-
-    pub(crate) fn add_shared(&self, bits: u8) {
-        self.shared.fetch_or(bits, Ordering::Relaxed);
-    }
-
-    pub(crate) fn remove_shared(&self, bits: u8) {
-        self.shared.fetch_and(!bits, Ordering::Relaxed);
-    }
-
-    pub(crate) fn holds_exclusive(&self, slot: usize) -> bool {
-        self.exclusive.load(Ordering::Relaxed) & bit(slot) != 0
-    }
-
-    pub(crate) fn add_exclusive(&self, bits: u8) {
-        self.exclusive.fetch_or(bits, Ordering::Relaxed);
-    }
-
-    pub(crate) fn remove_exclusive(&self, bits: u8) {
-        self.exclusive.fetch_and(!bits, Ordering::Relaxed);
     }
 
     pub(crate) fn delete(&self) -> DeleteRequest {
@@ -124,31 +91,12 @@ impl Handle {
     pub(crate) fn set_veto(&self, veto: Option<Veto>) {
         *self.veto.lock().unwrap_or_else(PoisonError::into_inner) = veto;
     }
-
-    pub(crate) fn pin(&self, pin: Pin) {
-        *self.pin.lock().unwrap_or_else(PoisonError::into_inner) = Some(pin);
-    }
-
-    pub(crate) fn unpin(&self) {
-        self.pin.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    /// The pinned page; the outer `None` means that nothing is pinned.
-    #[expect(clippy::option_option, reason = "both answers are plain words here")]
-    pub(crate) fn pinned(&self, number: u32) -> Option<Option<Page>> {
-        let pin = self.pin.lock().unwrap_or_else(PoisonError::into_inner);
-        pin.as_ref().map(|pin| lookup(&pin.table, pin.page_count, number))
-    }
-
-    /// Size of the pinned main file.
-    pub(crate) fn pinned_count(&self) -> Option<u32> {
-        self.pin.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|pin| pin.page_count)
-    }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
         self.generation.release_all(self);
+        self.generation.lock().views.remove(&self.view.id);
         self.database.handle_closed();
     }
 }

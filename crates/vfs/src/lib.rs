@@ -30,6 +30,7 @@ mod snapshot;
 mod statement;
 mod sys;
 mod threading;
+mod view;
 mod wal;
 mod wal_index;
 
@@ -44,3 +45,4 @@ pub use snapshot::{DatabaseSnapshot, overlay_wal};
 pub use statement::{ColumnValue, Prepared, Statement, Step};
 pub use sys::trim_memory;
 pub use threading::{ThreadingMode, threading_mode};
+pub use view::{ReaderHold, ReaderId};

@@ -28,6 +28,9 @@ pub struct Position(pub u64);
 /// than there is; its own VFS for Unix maps no page that has not as many bytes behind it (`unixFetch` in `os_unix.c`).
 const OVERREAD: usize = 256;
 
+/// What a page takes in memory, bytes: itself, its counts, and its place in a WAL or a table.
+pub(crate) const PAGE_FOOTPRINT: usize = size_of::<Padded>() + 2 * size_of::<usize>() + 64;
+
 /// What is allocated for a page.
 #[repr(C)]
 struct Padded {
@@ -170,6 +173,33 @@ impl PageTable {
     }
 }
 
+impl PageTable {
+    /// Tells tables apart: clones that were not changed since have the same.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.chunks).addr()
+    }
+
+    /// Pages of this table that `newer` has no longer, so that this one keeps them. Takes time by the chunks that differ.
+    pub(crate) fn replaced_by(&self, newer: &Self) -> u32 {
+        if Arc::ptr_eq(&self.chunks, &newer.chunks) {
+            return 0;
+        }
+        let mut replaced = 0;
+        for (place, old) in self.chunks.iter().enumerate() {
+            let new = newer.chunks.get(place);
+            if new.is_some_and(|new| Arc::ptr_eq(old, new)) {
+                continue;
+            }
+            for (slot, page) in old.0.iter().enumerate() {
+                let Some(page) = page else { continue };
+                let now = new.and_then(|new| new.0[slot].as_ref());
+                replaced += u32::from(!now.is_some_and(|now| now.is_same(page)));
+            }
+        }
+        replaced
+    }
+}
+
 /// Chunk and slot of a page number.
 fn place(number: u32) -> Option<(usize, usize)> {
     let index = number.checked_sub(1)? as usize;
@@ -198,6 +228,24 @@ mod tests {
         assert!(before.get(1500).is_some());
         assert!(table.get(1001).is_none() && table.get(1500).is_none());
         assert!(table.get(1000).is_some());
+    }
+
+    #[test]
+    fn what_a_clone_keeps_alone_is_counted() {
+        let mut table = PageTable::default();
+        for number in 1..=1500 {
+            table.set(number, page(1));
+        }
+        let before = table.clone();
+        assert_eq!(before.replaced_by(&table), 0);
+        assert_eq!(before.address(), table.address());
+        table.set(2, page(2));
+        table.set(700, page(2));
+        table.truncate(1400);
+        assert_ne!(before.address(), table.address());
+        assert_eq!(before.replaced_by(&table), 102);
+        table.truncate(0);
+        assert_eq!(before.replaced_by(&table), 1500);
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl Statement {
         let code =
             unsafe { ffi::sqlite3_prepare_v3(entered.db, start, len, flags, &raw mut raw, &raw mut tail) };
         if code != ffi::SQLITE_OK {
-            let error = entered.error(code);
+            let error = inner.explain(entered.error(code));
             drop(entered);
             inner.settle();
             return Err(error);
@@ -252,7 +252,7 @@ impl Statement {
         let result = match unsafe { ffi::sqlite3_step(self.raw) } {
             ffi::SQLITE_ROW => Ok(Step::Row),
             ffi::SQLITE_DONE => Ok(Step::Done),
-            code => Err(entered.error(code)),
+            code => Err(self.inner.explain(entered.error(code))),
         };
         drop(entered);
         self.inner.settle();

@@ -241,7 +241,10 @@ unsafe extern "C" fn fetch(file: *mut sqlite3_file, offset: i64, len: c_int, out
         // SAFETY: an open main file.
         let Some(handle) = (unsafe { handle_of(file) }) else { return ffi::SQLITE_IOERR_MMAP };
         let page = match (u64::try_from(offset), usize::try_from(len)) {
-            (Ok(offset), Ok(PAGE_SIZE)) => handle.generation.fetch_main(handle, offset),
+            (Ok(offset), Ok(PAGE_SIZE)) => match handle.generation.fetch_main(handle, offset) {
+                Ok(page) => page,
+                Err(code) => return code,
+            },
             _ => None,
         };
         // Of a null pointer SQLite knows that it has to read.
@@ -270,7 +273,7 @@ unsafe extern "C" fn wal_read(file: *mut sqlite3_file, out: *mut c_void, len: c_
         // SAFETY: a buffer of `len` bytes.
         let Some(buffer) = (unsafe { buffer_of(out, len) }) else { return ffi::SQLITE_IOERR_READ };
         let Ok(offset) = u64::try_from(offset) else { return ffi::SQLITE_IOERR_READ };
-        handle.generation.read_wal(offset, buffer)
+        handle.generation.read_wal(handle, offset, buffer)
     })
 }
 
