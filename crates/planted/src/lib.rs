@@ -96,6 +96,7 @@ bugs! {
     ReturnedWriteRefused "returned-write-refused" "A write that got into the log before its job came back is answered with 10250 (seed 120)."
     WrongDatabase "wrong-database" "A transaction goes into the log under the name of another database."
     OlderImageWins "older-image-wins" "Of two merged transactions the first decides what a page holds."
+    RolledBackUntold "rolled-back-untold" "A client whose idle transaction was rolled back goes on as if it were still open."
     GenerationNotNoted "generation-not-noted" "The generation that a snapshot brought is not noted."
 }
 

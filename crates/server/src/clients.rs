@@ -79,6 +79,11 @@ impl Clients {
         true
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
     /// Whether a read could bring anything now.
     pub(crate) fn wants_read(&self) -> bool {
         !self.to_read.0.is_empty()
@@ -105,10 +110,14 @@ impl Clients {
                 core(match event {
                     FromClient::Opened(protocol) => Input::ClientOpened { client, protocol },
                     FromClient::Frame(frame) => Input::ClientFrame { client, frame },
+                    FromClient::Refused => Input::ClientRefused { client },
                     FromClient::Eof => Input::ClientEof { client },
                     FromClient::Unreadable(reason) => Input::ClientUnreadable { client, reason },
                 });
             });
+            if let Some((input, output)) = socket.connection.take_held() {
+                core(Input::ClientHolds { client, input, output });
+            }
             match end {
                 ReadEnd::Waiting if socket.hung_up => self.drop_client(token, inputs),
                 ReadEnd::Waiting => {}
@@ -130,6 +139,22 @@ impl Clients {
         if let Some(socket) = self.sockets.get_mut(&token) {
             socket.connection.push(bytes);
             self.to_flush.add(token, &mut socket.is_to_flush);
+        }
+    }
+
+    /// Closes now, with what the socket takes at once.
+    pub(crate) fn abort(&mut self, ClientId(token): ClientId, inputs: &mut VecDeque<Input>) {
+        if let Some(socket) = self.sockets.get_mut(&token) {
+            // Its end is the same whether it takes anything or not.
+            let _ = socket.connection.flush();
+            self.drop_client(token, inputs);
+        }
+    }
+
+    /// Drops the unfinished request of a client, and what is still to come of it.
+    pub(crate) fn refuse(&mut self, ClientId(token): ClientId) {
+        if let Some(socket) = self.sockets.get_mut(&token) {
+            socket.connection.refuse();
         }
     }
 
@@ -182,6 +207,9 @@ impl Clients {
                     trim.answered(now_ms);
                 }
                 inputs.push_back(Input::ClientDrained { client: ClientId(token) });
+            }
+            if let Some((input, output)) = connection.take_held() {
+                inputs.push_back(Input::ClientHolds { client: ClientId(token), input, output });
             }
             if connection.is_finished() {
                 self.drop_client(token, inputs);

@@ -5,9 +5,9 @@
 //! time the output ran empty.
 
 use bytes::{Bytes, BytesMut};
-use wire_protocol::{ClientDecoder, Frame, Incoming, Protocol};
+use wire_protocol::{ClientDecoder, Frame, HEADER_LEN, Incoming, Protocol, try_reserve};
 
-use crate::core::limits::MAX_REQUEST_LEN;
+use crate::core::limits::{BUDGET_GRAIN, MAX_REQUEST_LEN};
 use crate::registration::Readiness;
 use crate::socket::{CLIENT_USER_TIMEOUT_MS, Flush, Inlet, SLOW_READER_USER_TIMEOUT_MS, SendQueue, Socket};
 use crate::trim::LARGE_REQUEST_LEN;
@@ -28,6 +28,8 @@ pub(crate) enum FromClient {
     Opened(Protocol),
     /// A whole message.
     Frame(Frame),
+    /// The last byte of a message that was refused, and whose bytes were dropped.
+    Refused,
     /// Nothing more comes; what came before is still to be answered.
     Eof,
     /// What follows cannot be read, for this reason; what came before is still to be answered.
@@ -63,6 +65,10 @@ pub(crate) struct Connection {
     input: BytesMut,
     /// `input` has held more than [`KEPT_INPUT_LEN`] since it was made.
     roomy: bool,
+    /// Bytes still to come of a message that was refused; they are dropped.
+    refused_len: usize,
+    /// What the core was told that the buffers hold.
+    told: (u64, u64),
     output: SendQueue,
     phase: Phase,
     inlet: Inlet,
@@ -93,6 +99,8 @@ impl Connection {
             decoder: ClientDecoder::new(MAX_REQUEST_LEN),
             input: BytesMut::new(),
             roomy: false,
+            refused_len: 0,
+            told: (0, 0),
             output: SendQueue::default(),
             phase: Phase::Handshake,
             inlet: Inlet::new(),
@@ -167,9 +175,8 @@ impl Connection {
                 Ok(Some(0)) if self.phase == Phase::Handshake => return ReadEnd::Broken,
                 Ok(Some(0)) => self.end(FromClient::Eof, &mut sink),
                 Ok(Some(len)) => {
-                    self.roomy |= self.input.len() + len > KEPT_INPUT_LEN;
-                    self.input.extend_from_slice(&scratch[..len]);
                     budget = budget.saturating_sub(len);
+                    self.take_in(&scratch[..len], &mut sink);
                 }
                 Err(_) => return ReadEnd::Broken,
             }
@@ -180,6 +187,58 @@ impl Connection {
             self.roomy = false;
         }
         ReadEnd::Waiting
+    }
+
+    /// Takes bytes that were read into the input, or drops them if they belong to a message that was refused. A message
+    /// that there is no memory for is refused.
+    fn take_in(&mut self, bytes: &[u8], sink: &mut impl FnMut(FromClient)) {
+        let refused = bytes.len().min(self.refused_len);
+        let bytes = &bytes[refused..];
+        if refused > 0 {
+            self.refused_len -= refused;
+            if self.refused_len > 0 {
+                return;
+            }
+            sink(FromClient::Refused);
+        }
+        self.roomy |= self.input.len() + bytes.len() > KEPT_INPUT_LEN;
+        let missing = self.decoder.missing_len(&self.input);
+        if try_reserve(&mut self.input, bytes.len(), missing).is_ok() {
+            self.input.extend_from_slice(bytes);
+            return;
+        }
+        // There is room for what was read last: it stands in the buffer of the loop, which is small.
+        self.refuse();
+        let refused = bytes.len().min(self.refused_len);
+        self.refused_len -= refused;
+        if refused > 0 && self.refused_len == 0 {
+            sink(FromClient::Refused);
+        }
+        self.input.extend_from_slice(&bytes[refused..]);
+    }
+
+    /// Drops what is there of an unfinished message, and what is still to come of it. [`FromClient::Refused`] follows.
+    pub(crate) fn refuse(&mut self) {
+        if self.phase == Phase::Open && self.input.len() >= HEADER_LEN {
+            self.refused_len = self.decoder.missing_len(&self.input);
+        }
+        if self.refused_len > 0 {
+            self.input = BytesMut::new();
+            self.roomy = false;
+        }
+    }
+
+    /// What the buffers hold, of input and of output, if the core is to hear of it: not of every few bytes.
+    pub(crate) fn take_held(&mut self) -> Option<(u64, u64)> {
+        // An input that was worked off shares its memory with requests, which are counted as such.
+        let input = if self.input.is_empty() { 0 } else { self.input.capacity() as u64 };
+        let held = (input, self.output.len() as u64);
+        let differs = |now: u64, told: u64| now.abs_diff(told) >= BUDGET_GRAIN;
+        let tell = differs(held.0, self.told.0) || differs(held.1, self.told.1);
+        if tell {
+            self.told = held;
+        }
+        tell.then_some(held)
     }
 
     /// Takes whole messages out of the input. `false` if it makes no sense.

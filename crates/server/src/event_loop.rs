@@ -26,7 +26,7 @@ use crate::registration::{LISTENER, Readiness, Tokens, WAKE, register};
 use crate::snapshot_thread::SnapshotThread;
 use crate::spin::Spin;
 use crate::transport::Transport;
-use crate::trim::Trim;
+use crate::trim::{CONNECTION_LEN, Trim};
 use crate::wake::{ClusterView, Completion, Notifier};
 
 /// Completions fed in one turn.
@@ -276,6 +276,13 @@ impl EventLoop {
             let interval = self.parts.core.tick_interval_ms().max(1);
             // After a delay the missed ticks are skipped: time itself is an argument of the tick.
             self.next_tick_ms = (self.next_tick_ms + interval).max(now_ms + 1);
+            let mut in_use = self.clients.len() as u64 * CONNECTION_LEN + self.parts.vfs.wal_bytes();
+            if self.parts.executor.has_pools() {
+                let bytes = vfs::sqlite_memory_bytes();
+                self.parts.core.handle(Input::SqliteHolds { bytes }, now_ms);
+                in_use += bytes;
+            }
+            self.trim.in_use(in_use, now_ms);
             self.parts.core.handle(Input::Tick, now_ms);
             self.parts.transport.handle_time(now_ms);
             self.parts.peer_clients.handle_time(now_ms);
@@ -295,6 +302,8 @@ impl EventLoop {
             match output {
                 Output::Reply { client, bytes } => self.clients.push(client, bytes),
                 Output::CloseClient { client } => self.clients.close(client),
+                Output::AbortClient { client } => self.clients.abort(client, &mut self.inputs),
+                Output::RefuseInput { client } => self.clients.refuse(client),
                 Output::PauseClient { client } => self.clients.pause(client),
                 Output::ResumeClient { client } => self.clients.resume(client),
                 Output::BecomePeer { client, id, address } => {

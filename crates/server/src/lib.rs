@@ -14,6 +14,7 @@ pub mod node_id;
 pub mod options;
 pub mod snapshot_work;
 
+pub mod client_memory;
 mod clients;
 mod connection;
 mod crew;

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
+use crate::core::MemoryRules;
+
 /// Why a setting was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -212,6 +214,10 @@ pub struct LiveOptions {
     pool_thread_count: AtomicU32,
     auto_recovery: AtomicBool,
     snapshot_compression: AtomicBool,
+    client_memory_bytes: AtomicU64,
+    reader_bytes: AtomicU64,
+    reader_age_ms: AtomicU64,
+    idle_writer_ms: AtomicU64,
 }
 
 impl Default for LiveOptions {
@@ -226,6 +232,10 @@ impl Default for LiveOptions {
             pool_thread_count: AtomicU32::new(4),
             auto_recovery: AtomicBool::new(true),
             snapshot_compression: AtomicBool::new(true),
+            client_memory_bytes: AtomicU64::new(0),
+            reader_bytes: AtomicU64::new(0),
+            reader_age_ms: AtomicU64::new(0),
+            idle_writer_ms: AtomicU64::new(0),
         }
     }
 }
@@ -277,6 +287,41 @@ impl LiveOptions {
     live! {
         /// Whether the next snapshot is written compressed. Both forms can always be read.
         snapshot_compression, set_snapshot_compression, bool
+    }
+
+    live! {
+        /// Bytes to hold on behalf of clients; 0 for what [`crate::client_memory`] says. Read at start.
+        client_memory_bytes, set_client_memory_bytes, u64
+    }
+    live! {
+        /// Bytes that one read transaction may keep from being freed; 0 for what goes with the former. Read at start.
+        reader_bytes, set_reader_bytes, u64
+    }
+    live! {
+        /// How long it may keep more than that, milliseconds; 0 for the default. Read at start.
+        reader_age_ms, set_reader_age_ms, u64
+    }
+    live! {
+        /// How long a client may hold a writer lane without a request once others wait for it, milliseconds; 0 for the
+        /// default. Read at start.
+        idle_writer_ms, set_idle_writer_ms, u64
+    }
+
+    /// The rules for memory that follow from these settings.
+    #[must_use]
+    pub fn memory_rules(&self) -> MemoryRules {
+        let chosen = |value: u64, default: u64| if value == 0 { default } else { value };
+        let limit_bytes = match self.client_memory_bytes() {
+            0 => crate::client_memory::client_memory_bytes(),
+            bytes => bytes,
+        };
+        let rules = MemoryRules::with_limit(limit_bytes);
+        MemoryRules {
+            limit_bytes,
+            reader_bytes: chosen(self.reader_bytes(), rules.reader_bytes),
+            reader_age_ms: chosen(self.reader_age_ms(), rules.reader_age_ms),
+            idle_writer_ms: chosen(self.idle_writer_ms(), rules.idle_writer_ms),
+        }
     }
 
     /// How long a writer waits for its turn: what was configured, also 0, else [`DEFAULT_BUSY_TIMEOUT_MS`].

@@ -175,6 +175,11 @@ impl World {
         match output {
             Output::Reply { client, bytes } => self.reply(client.0, bytes),
             Output::CloseClient { client } => self.close_by_server(client.0),
+            Output::AbortClient { client } => {
+                self.stats.count("client ended for memory");
+                self.close_by_server(client.0);
+            }
+            Output::RefuseInput { .. } => {}
             Output::PauseClient { client } => self.pause_socket(client.0),
             Output::ResumeClient { client } => self.resume_socket(client.0),
             // No simulated client says CONNECT.

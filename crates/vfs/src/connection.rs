@@ -99,9 +99,10 @@ impl Inner {
     /// front, since clients look for them to see that a transaction is worth another try.
     pub(crate) fn explain(&self, mut error: SqlError) -> SqlError {
         if error.code == ffi::SQLITE_BUSY_SNAPSHOT && self.handle().view.is_taken() {
-            error.message = "database is locked: this read transaction was ended because it kept too much memory; \
+            error.message =
+                "database is locked: this read transaction was ended because it kept too much memory; \
                              roll back and begin again"
-                .to_owned();
+                    .to_owned();
         }
         error
     }
@@ -209,6 +210,26 @@ impl Connection {
     #[must_use]
     pub fn gate(&self) -> Position {
         Position(self.inner.handle().gate())
+    }
+
+    /// Bytes that SQLite keeps for this connection: cached pages, temporary tables that lie in memory among them, schema
+    /// and statements. Takes time by the number of statements.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        let entered = self.inner.enter();
+        let counters = [
+            ffi::SQLITE_DBSTATUS_CACHE_USED,
+            ffi::SQLITE_DBSTATUS_SCHEMA_USED,
+            ffi::SQLITE_DBSTATUS_STMT_USED,
+        ];
+        let mut sum = 0;
+        for counter in counters {
+            let (mut now, mut highest) = (0, 0);
+            // SAFETY: the connection is open and entered; the results have places.
+            unsafe { ffi::sqlite3_db_status(entered.db, counter, &raw mut now, &raw mut highest, 0) };
+            sum += u64::try_from(now).unwrap_or(0);
+        }
+        sum
     }
 
     /// Names this connection in [`Database::reader_holds`].

@@ -151,6 +151,12 @@ impl Database {
         self.with(|state| state.captured)
     }
 
+    /// Bytes of the frames in the WAL.
+    #[must_use]
+    pub fn wal_bytes(&self) -> u64 {
+        self.with(|state| state.wal.held() as u64 * crate::page::PAGE_FOOTPRINT as u64)
+    }
+
     /// Transactions captured and not yet committed.
     #[must_use]
     pub fn speculative_len(&self) -> usize {

@@ -43,6 +43,6 @@ pub use page::{PAGE_SIZE, Page, PageNumber, Position};
 pub use register::Vfs;
 pub use snapshot::{DatabaseSnapshot, overlay_wal};
 pub use statement::{ColumnValue, Prepared, Statement, Step};
-pub use sys::trim_memory;
+pub use sys::{sqlite_memory_bytes, trim_memory};
 pub use threading::{ThreadingMode, threading_mode};
 pub use view::{ReaderHold, ReaderId};

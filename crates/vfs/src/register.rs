@@ -205,6 +205,12 @@ impl Vfs {
         self.registration.shared.lock().order.clone()
     }
 
+    /// Bytes of the frames in all WALs: what writers have added and readers keep.
+    #[must_use]
+    pub fn wal_bytes(&self) -> u64 {
+        self.databases().iter().map(|database| database.wal_bytes()).sum()
+    }
+
     /// Forgets the database if its committed state is that of a deleted one, nothing is speculative and no connection
     /// is open. Returns whether it is gone.
     pub fn remove_if_deleted(&self, name: &DatabaseName) -> bool {

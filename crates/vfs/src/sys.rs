@@ -30,6 +30,14 @@ pub fn trim_memory() {
     };
 }
 
+/// Bytes that SQLite holds in this process for everybody, the host included; 0 if it was told not to count.
+#[must_use]
+pub fn sqlite_memory_bytes() -> u64 {
+    // SAFETY: may be called at any time, from any thread unless SQLite runs in single-thread mode.
+    let bytes = unsafe { libsqlite3_sys::sqlite3_memory_used() };
+    u64::try_from(bytes).unwrap_or(0)
+}
+
 /// `WORDS` words on pages of their own, zero at first, that can be shared with C code by address.
 pub(crate) struct ZeroedPages<const WORDS: usize>(NonNull<[AtomicU32; WORDS]>);
 

@@ -143,6 +143,9 @@ impl Database {
         let generation = self.current();
         let (mut of_wal, of_main, table, committed) = {
             let state = generation.lock();
+            if state.views.is_empty() {
+                return Vec::new();
+            }
             let mut of_wal = Vec::new();
             let mut of_main = Vec::new();
             for view in state.views.values() {

@@ -139,7 +139,6 @@ impl Wal {
     }
 
     /// Frames that take memory.
-    #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
         self.frames.len()
     }

@@ -166,7 +166,8 @@ fn whatever_moment_a_view_is_taken_at_its_reader_sees_its_snapshot_or_an_error()
             for _ in 0..rng.below(20) {
                 match query(&mut connection, "SELECT count(*), min(b), max(b) FROM t") {
                     Ok(rows) => {
-                        let numbers: Vec<u64> = rows[0].split('|').map(|text| text.parse().unwrap()).collect();
+                        let numbers: Vec<u64> =
+                            rows[0].split('|').map(|text| text.parse().unwrap()).collect();
                         assert_eq!((numbers[0], numbers[1]), (200, numbers[2]), "a torn snapshot");
                         assert_eq!(*first.get_or_insert(numbers[1]), numbers[1], "a snapshot has changed");
                         whole.fetch_add(1, Ordering::Relaxed);

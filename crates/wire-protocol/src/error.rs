@@ -41,3 +41,11 @@ pub enum DecodeError {
     #[error("trailing bytes after {0}")]
     TrailingBytes(&'static str),
 }
+
+/// There is no memory for what would have to be held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no memory for {len} bytes")]
+pub struct OutOfMemory {
+    /// Length of the block that was asked for, bytes.
+    pub len: usize,
+}

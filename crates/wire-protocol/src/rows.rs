@@ -8,9 +8,11 @@ use std::ops::Range;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::error::OutOfMemory;
 use crate::message::{begin_frame, finish_frame};
 use crate::response::ROWS;
-use crate::word::{Reader, WORD_LEN, put_blob, put_text};
+use crate::room::try_reserve;
+use crate::word::{Reader, WORD_LEN, put_blob, put_text, text_len};
 use crate::{DecodeError, Value, value};
 
 const DONE: u64 = 0xffff_ffff_ffff_ffff;
@@ -135,6 +137,31 @@ impl<'a> RowsEncoder<'a> {
         buffer[count_at..count_at + WORD_LEN].copy_from_slice(&(columns as u64).to_le_bytes());
         let row_start = buffer.len();
         Self { buffer, start, columns, row_start, filled: columns, rows: 0, finished: false }
+    }
+
+    /// As [`Self::begin`].
+    ///
+    /// # Errors
+    /// When there is no memory for the names; then nothing was written.
+    pub fn try_begin<'n>(
+        buffer: &'a mut BytesMut,
+        names: impl Iterator<Item = &'n [u8]> + Clone,
+    ) -> Result<Self, OutOfMemory> {
+        let len = names.clone().fold(2 * WORD_LEN, |len, name| len.saturating_add(text_len(name.len())));
+        try_reserve(buffer, len, 0)?;
+        Ok(Self::begin(buffer, names))
+    }
+
+    /// Makes room for a value of `len` bytes, and for what may follow it: the types of the next row, a word, and the end.
+    /// Without that a value allocates for itself, and aborts where that fails.
+    ///
+    /// # Errors
+    /// When there is no memory for it. The row can be abandoned.
+    pub fn try_reserve(&mut self, len: usize) -> Result<(), OutOfMemory> {
+        let around = types_len(self.columns) + 4 * WORD_LEN;
+        let needed = len.checked_add(around).ok_or(OutOfMemory { len })?;
+        // More rows follow where several are gathered; a single long one needs no more than itself.
+        try_reserve(self.buffer, needed, self.buffer.len() / 4)
     }
 
     /// Begins a row of `columns` values, which has to be the number of names.

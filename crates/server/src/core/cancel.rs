@@ -37,7 +37,7 @@ impl Core {
     /// Whether an INTERRUPT stands behind the request in progress; its answer is that of a query it ended.
     pub(super) fn is_interrupted(&self, client: ClientId) -> bool {
         let next = self.clients.get(&client).and_then(|state| state.inbox.front());
-        next.is_some_and(|frame| frame.kind == INTERRUPT_KIND)
+        next.is_some_and(|received| received.is_kind(INTERRUPT_KIND))
     }
 
     fn interrupt_queued(&mut self, client: ClientId, now_ms: u64) {
@@ -98,6 +98,7 @@ impl Core {
             self.run_close(client);
         } else {
             self.clients.remove(&client);
+            self.budget.forget(client);
         }
     }
 

@@ -15,8 +15,12 @@ use super::session::{CancelHandle, Session};
 pub(super) struct Client {
     pub(super) protocol: Protocol,
     /// Requests behind the running one, in order.
-    pub(super) inbox: VecDeque<Frame>,
+    pub(super) inbox: VecDeque<Received>,
     inbox_len: usize,
+    /// Bytes of the request in progress.
+    request_len: usize,
+    /// When it had nothing more to do.
+    pub(super) idle_since_ms: u64,
     /// The socket is not read because the inbox is full.
     pub(super) paused: bool,
     /// Everything the client will ever send is in the inbox.
@@ -29,6 +33,15 @@ pub(super) struct Client {
     pub(super) gone: bool,
     pub(super) request: RequestState,
     pub(super) opened: Option<Opened>,
+}
+
+/// What came instead of a request, or as one.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// A whole request.
+    Frame(Frame),
+    /// One for which there was no memory. Its bytes were dropped as they came.
+    Refused,
 }
 
 /// The database a client has open.
@@ -44,6 +57,8 @@ pub(super) struct Opened {
     pub(super) transaction: TransactionState,
     /// Whether its transaction goes on until COMMIT or ROLLBACK.
     pub(super) explicit: bool,
+    /// Its write transaction was rolled back, since it did nothing while others waited, and it was not told yet.
+    pub(super) rolled_back: bool,
     /// Leadership was lost: the session is closed when it comes home.
     pub(super) dead: bool,
 }
@@ -93,6 +108,8 @@ impl Client {
             protocol,
             inbox: VecDeque::new(),
             inbox_len: 0,
+            request_len: 0,
+            idle_since_ms: 0,
             paused: false,
             at_end: false,
             last_words: None,
@@ -103,15 +120,27 @@ impl Client {
         }
     }
 
-    pub(super) fn push(&mut self, frame: Frame) {
-        self.inbox_len += frame.body.len();
-        self.inbox.push_back(frame);
+    pub(super) fn push(&mut self, received: Received) {
+        self.inbox_len += received.len();
+        self.inbox.push_back(received);
     }
 
-    pub(super) fn pop(&mut self) -> Option<Frame> {
-        let frame = self.inbox.pop_front()?;
-        self.inbox_len -= frame.body.len();
-        Some(frame)
+    /// The next request, which is the one in progress from now on.
+    pub(super) fn pop(&mut self) -> Option<Received> {
+        let received = self.inbox.pop_front()?;
+        self.inbox_len -= received.len();
+        self.request_len = received.len();
+        Some(received)
+    }
+
+    /// The request in progress is over. Whether it was one that counts in the budget.
+    pub(super) fn end_request(&mut self) -> bool {
+        std::mem::take(&mut self.request_len) as u64 >= limits::BUDGET_GRAIN
+    }
+
+    /// Bytes of all whole requests.
+    pub(super) fn requests_len(&self) -> u64 {
+        (self.inbox_len + self.request_len) as u64
     }
 
     /// Whether the socket should rest until some of the inbox is worked off.
@@ -121,6 +150,21 @@ impl Client {
 
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.request, RequestState::Idle)
+    }
+}
+
+impl Received {
+    /// Bytes it holds.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Frame(frame) => frame.body.len(),
+            Self::Refused => 0,
+        }
+    }
+
+    /// Whether it is a request of this kind.
+    pub(super) fn is_kind(&self, kind: u8) -> bool {
+        matches!(self, Self::Frame(frame) if frame.kind == kind)
     }
 }
 

@@ -156,6 +156,11 @@ impl Databases {
         id
     }
 
+    /// The database of that name, if anything refers to it still.
+    pub(super) fn find(&self, id: DatabaseId) -> Option<&DatabaseState> {
+        self.states.get(&id)
+    }
+
     pub(super) fn get(&self, id: DatabaseId) -> &DatabaseState {
         self.states.get(&id).expect("a database stays while anything refers to it")
     }

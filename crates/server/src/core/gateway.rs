@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use wire_protocol::{Frame, Protocol, Request, RequestError, Response};
 
-use super::client::{Client, RequestState};
+use super::client::{Client, Received, RequestState};
 use super::codes;
 use super::job::{RequestKind, Work};
 use super::session::encode;
@@ -25,16 +25,27 @@ impl Core {
     pub(super) fn client_frame(&mut self, client: ClientId, frame: Frame, now_ms: u64) {
         let Some(state) = self.clients.get_mut(&client) else { return };
         let interrupts = frame.kind == INTERRUPT_KIND && state.inbox.is_empty() && !state.is_idle();
-        state.push(frame);
+        let is_large = frame.body.len() as u64 >= limits::BUDGET_GRAIN;
+        state.push(Received::Frame(frame));
         if state.inbox_is_full() && !state.paused {
             state.paused = true;
             self.outputs.push_back(Output::PauseClient { client });
+        }
+        if is_large {
+            self.count_requests(client);
         }
         if interrupts {
             self.interrupt(client, now_ms);
         } else {
             self.next_request(client, now_ms);
         }
+    }
+
+    /// A request has come for which there was no memory.
+    pub(super) fn client_refused(&mut self, client: ClientId, now_ms: u64) {
+        let Some(state) = self.clients.get_mut(&client) else { return };
+        state.push(Received::Refused);
+        self.next_request(client, now_ms);
     }
 
     /// Nothing more comes of this client, for this reason if it is one to be told.
@@ -60,11 +71,16 @@ impl Core {
             if !state.is_idle() {
                 return;
             }
+            if state.end_request() {
+                self.count_requests(client);
+            }
+            let Some(state) = self.clients.get_mut(&client) else { return };
             if state.gone {
                 self.close_session(client, now_ms);
                 return;
             }
-            let Some(frame) = state.pop() else {
+            let Some(received) = state.pop() else {
+                state.idle_since_ms = now_ms;
                 if state.at_end {
                     if let Some(reason) = state.last_words.take() {
                         self.reply_only(client, codes::DQLITE_PARSE, &reason);
@@ -77,7 +93,17 @@ impl Core {
                 state.paused = false;
                 self.outputs.push_back(Output::ResumeClient { client });
             }
-            self.start(client, &frame, now_ms);
+            match received {
+                Received::Frame(frame) => self.start(client, &frame, now_ms),
+                Received::Refused => {
+                    let limit = self.budget.rules().limit_bytes;
+                    let message = format!(
+                        "out of memory: there was no room for this request beside all others in the {limit} bytes that \
+                         this node keeps for clients (LIBDQLITE_CLIENT_MEMORY)"
+                    );
+                    self.refuse(client, codes::NOMEM, &message, now_ms);
+                }
+            }
         }
     }
 
@@ -160,11 +186,16 @@ impl Core {
             );
         }
         match DatabaseName::new(name) {
-            Ok(name) => self.when_serving(client, Work::Open { vfs: self.vfs.clone(), name }, now_ms),
+            Ok(name) => self.when_serving(client, self.open_work(name), now_ms),
             Err(error) => {
                 self.refuse(client, codes::CANT_OPEN, &format!("cannot open database: {error}"), now_ms)
             }
         }
+    }
+
+    fn open_work(&self, name: DatabaseName) -> Work {
+        let limit = usize::try_from(self.budget.rules().limit_bytes).unwrap_or(usize::MAX);
+        Work::Open { vfs: self.vfs.clone(), name, max_reply_len: limits::MAX_ROW_LEN.min(limit) }
     }
 
     fn sql_request(
@@ -180,6 +211,9 @@ impl Core {
         }
         if statement.is_some_and(|id| !self.statement_exists(client, id)) {
             return self.refuse(client, codes::NOT_FOUND, "no statement with the given id", now_ms);
+        }
+        if !matches!(work, Work::Prepare { .. }) && self.tell_of_rollback(client, now_ms) {
+            return;
         }
         self.when_serving(client, work, now_ms);
     }

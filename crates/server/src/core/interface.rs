@@ -52,6 +52,27 @@ pub enum Input {
         /// Who.
         client: ClientId,
     },
+    /// The buffers of a client's socket hold so much; told when it has changed by [`BUDGET_GRAIN`] or more.
+    ///
+    /// [`BUDGET_GRAIN`]: super::limits::BUDGET_GRAIN
+    ClientHolds {
+        /// Who.
+        client: ClientId,
+        /// Of a request that has not arrived as a whole, bytes.
+        input: u64,
+        /// Of answers that are not in the socket, bytes.
+        output: u64,
+    },
+    /// SQLite holds so much memory in this process; told once in a tick interval, where it can be asked.
+    SqliteHolds {
+        /// For everybody, bytes.
+        bytes: u64,
+    },
+    /// A client has sent a request for which there was no memory; its bytes are gone.
+    ClientRefused {
+        /// Who.
+        client: ClientId,
+    },
     /// Everything given by [`Output::Reply`] so far is in the socket.
     ClientDrained {
         /// Who.
@@ -109,6 +130,17 @@ pub enum Output {
     },
     /// Close a client's socket once everything is sent; [`Input::ClientClosed`] follows.
     CloseClient {
+        /// Whose.
+        client: ClientId,
+    },
+    /// Close a client's socket now, with what it takes at once; [`Input::ClientClosed`] follows.
+    AbortClient {
+        /// Whose.
+        client: ClientId,
+    },
+    /// Drop what has arrived of the unfinished request of a client, and what is still to come of it;
+    /// [`Input::ClientRefused`] follows behind its last byte.
+    RefuseInput {
         /// Whose.
         client: ClientId,
     },

@@ -48,7 +48,7 @@ pub(super) enum RequestKind {
 #[derive(Debug)]
 pub(super) enum Work {
     /// Open a connection; the only job without a session.
-    Open { vfs: Arc<Vfs>, name: DatabaseName },
+    Open { vfs: Arc<Vfs>, name: DatabaseName, max_reply_len: usize },
     /// Compile a statement and keep it.
     Prepare { database: u32, sql: Bytes, schema: PrepareSchema },
     /// Run a kept statement that yields no rows.
@@ -63,6 +63,8 @@ pub(super) enum Work {
     Continue,
     /// Abandon the current request: reset its statement.
     Abandon,
+    /// Roll back the open transaction.
+    Rollback,
     /// Drop a kept statement.
     Finalize { statement: u32 },
     /// Close the connection; an open transaction is rolled back.
@@ -83,6 +85,8 @@ pub struct SqlDone {
     pub(super) transaction: TransactionState,
     /// Whether autocommit is off after the job.
     pub(super) explicit: bool,
+    /// What SQLite keeps for the session, bytes, when it was time to look.
+    pub(super) memory_bytes: Option<u64>,
 }
 
 /// Result of a job as the core needs it.
@@ -124,8 +128,8 @@ impl SqlJob {
     pub fn run(self) -> SqlDone {
         let Self { client, class, session, work } = self;
         let may_write = class == JobClass::Writer;
-        let (session, outcome) = match (work, session) {
-            (Work::Open { vfs, name }, _) => match Session::open(&vfs, &name) {
+        let (mut session, outcome) = match (work, session) {
+            (Work::Open { vfs, name, max_reply_len }, _) => match Session::open(&vfs, &name, max_reply_len) {
                 Ok(session) => {
                     let cancel = session.cancel_handle();
                     (Some(Box::new(session)), Outcome::Opened { cancel })
@@ -147,6 +151,7 @@ impl SqlJob {
             None => (Position::default(), 0, TransactionState::None),
         };
         let explicit = session.as_ref().is_some_and(|session| session.in_transaction());
-        SqlDone { client, session, outcome, gate, generation, transaction, explicit }
+        let memory_bytes = session.as_mut().and_then(|session| session.take_memory_bytes());
+        SqlDone { client, session, outcome, gate, generation, transaction, explicit, memory_bytes }
     }
 }

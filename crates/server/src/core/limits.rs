@@ -56,3 +56,29 @@ pub const EOF_WRITE_GRACE_MS: u64 = 10_000;
 
 /// Heartbeat timeout announced in WELCOME, milliseconds. Nothing depends on it; clients expect C's value.
 pub const ANNOUNCED_HEARTBEAT_TIMEOUT_MS: u64 = 15_000;
+
+/// Bytes of one kind that a client may hold without being counted in the node's budget.
+pub const BUDGET_GRAIN: u64 = 64 * 1024;
+
+/// Jobs of a connection, beside one for each of its statements, after which what SQLite keeps for it is looked at again.
+pub const JOBS_BETWEEN_LOOKS: usize = 32;
+
+/// Least that a node holds on behalf of its clients, bytes, however little memory there is.
+pub const MIN_CLIENT_MEMORY: u64 = 64 * 1024 * 1024;
+
+/// The part of the machine's memory, or of the limit of the process's control group, that a node holds on behalf of its
+/// clients when nobody chose another: one in so many.
+pub const CLIENT_MEMORY_SHARE: u64 = 4;
+
+/// The part of the budget that one read transaction may keep from being freed for longer than [`READER_AGE_MS`]: one in so
+/// many, but at least [`MIN_READER_BYTES`].
+pub const READER_SHARE: u64 = 64;
+
+/// See [`READER_SHARE`]. Bytes.
+pub const MIN_READER_BYTES: u64 = 32 * 1024 * 1024;
+
+/// How long a read transaction may keep more than its part, milliseconds.
+pub const READER_AGE_MS: u64 = 10_000;
+
+/// How long a client may hold the writer lane of a database without a request, once others wait for it, milliseconds.
+pub const IDLE_WRITER_MS: u64 = 60_000;

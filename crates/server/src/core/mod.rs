@@ -10,6 +10,7 @@
 mod apply;
 mod ask;
 mod batch;
+mod budget;
 mod cancel;
 mod client;
 mod cluster;
@@ -23,6 +24,7 @@ mod job;
 mod lane;
 mod leader;
 pub mod limits;
+mod memory;
 pub mod role_manager;
 pub mod roles;
 mod rows;
@@ -42,6 +44,7 @@ use wire_protocol::Response;
 
 use crate::options::LiveOptions;
 use ask::Asker;
+use budget::Budget;
 use client::{Client, RequestState};
 use database::Databases;
 use handover::Handover;
@@ -51,6 +54,7 @@ use role_manager::RoleManager;
 pub use apply::restore_payload;
 pub(crate) use apply::transaction_of;
 pub use ask::AskId;
+pub use budget::MemoryRules;
 pub use interface::{ClientId, DiskDone, DiskJob, Input, Output, SnapshotDone, SnapshotJob};
 pub use job::{JobClass, SqlDone, SqlJob};
 
@@ -63,6 +67,8 @@ pub struct CoreConfig {
     pub address: String,
     /// A leader that has not heard from a quorum for this long refuses SQL, milliseconds.
     pub lease_ms: u64,
+    /// How much clients may make the node hold.
+    pub memory: MemoryRules,
 }
 
 /// The sans-io node.
@@ -73,6 +79,11 @@ pub struct Core {
     vfs: Arc<Vfs>,
     live: Arc<LiveOptions>,
     clients: BTreeMap<ClientId, Client>,
+    budget: Budget,
+    /// What SQLite held when no statement had run for long, bytes.
+    sqlite_bytes: u64,
+    /// When that was looked at last.
+    sqlite_looked_ms: u64,
     databases: Databases,
     proposals: Proposals,
     /// Clients in [`RequestState::Barrier`], in order of arrival.
@@ -108,6 +119,9 @@ impl Core {
     #[must_use]
     pub fn new(config: CoreConfig, replica: Replica, vfs: Arc<Vfs>, live: Arc<LiveOptions>) -> Self {
         Self {
+            budget: Budget::new(config.memory),
+            sqlite_bytes: 0,
+            sqlite_looked_ms: 0,
             config,
             replica,
             vfs,
@@ -149,6 +163,9 @@ impl Core {
             Input::ClientUnreadable { client, reason } => self.client_eof(client, Some(reason), now_ms),
             Input::ClientClosed { client } => self.client_closed(client, now_ms),
             Input::ClientDrained { client } => self.client_drained(client, now_ms),
+            Input::ClientHolds { client, input, output } => self.client_holds(client, input, output),
+            Input::SqliteHolds { bytes } => self.sqlite_holds(bytes),
+            Input::ClientRefused { client } => self.client_refused(client, now_ms),
             Input::PeerMessage { from, address, message } => {
                 self.replica.handle_message(from, &address, message, now_ms);
             }
@@ -293,7 +310,9 @@ impl Core {
     fn tick(&mut self, now_ms: u64) {
         self.replica.handle_tick(now_ms);
         self.backfill_at_rest(now_ms);
+        self.end_idle_writers(now_ms);
         self.expire_writers(now_ms);
+        self.look_at_readers();
         self.cancel_jobs_of_departed(now_ms);
         self.manage_roles(now_ms);
         self.continue_handover(now_ms);

@@ -1,7 +1,7 @@
 //! From SQLite's columns to the values of a ROWS response.
 
 use vfs::{ColumnValue, Statement};
-use wire_protocol::RowsEncoder;
+use wire_protocol::{OutOfMemory, RowsEncoder};
 
 /// How the declared type of a result column changes what is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +26,13 @@ impl ColumnKind {
     }
 }
 
-/// A row is longer than `max_len`.
+/// Why a row cannot be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct RowTooLong {
-    /// What was allowed, bytes.
-    pub(super) max_len: usize,
+pub(super) enum RowError {
+    /// It is longer than what is allowed, bytes.
+    TooLong(usize),
+    /// There is no memory for it.
+    OutOfMemory(OutOfMemory),
 }
 
 /// Appends the current row of `statement`. A value whose storage class does not fit the declared type is sent by
@@ -40,16 +42,25 @@ pub(super) fn encode_row(
     statement: &Statement,
     kinds: &[ColumnKind],
     max_len: usize,
-) -> Result<(), RowTooLong> {
+) -> Result<(), RowError> {
     let start = rows.len();
+    // Room for the types of the row; a value makes room for itself and for the next types.
+    rows.try_reserve(0).map_err(RowError::OutOfMemory)?;
     rows.begin_row(kinds.len());
     for (column, kind) in kinds.iter().enumerate() {
         let value = statement.column(column);
-        if let ColumnValue::Text(bytes) | ColumnValue::Blob(bytes) = value
-            && rows.len() - start + bytes.len() > max_len
-        {
+        let len = match value {
+            ColumnValue::Text(bytes) | ColumnValue::Blob(bytes) => bytes.len(),
+            _ => 0,
+        };
+        let room = if rows.len() - start + len > max_len {
+            Err(RowError::TooLong(max_len))
+        } else {
+            rows.try_reserve(len).map_err(RowError::OutOfMemory)
+        };
+        if let Err(error) = room {
             rows.abandon_row();
-            return Err(RowTooLong { max_len });
+            return Err(error);
         }
         match (value, kind) {
             (ColumnValue::Integer(value), ColumnKind::Plain) => rows.integer(value),
@@ -86,7 +97,7 @@ mod tests {
         for _ in 0..2 {
             let mut rows = RowsEncoder::begin(&mut out, [&b"a"[..], b"b", b"c"].into_iter());
             let before = rows.len();
-            assert_eq!(encode_row(&mut rows, &statement, &kinds, 2000), Err(RowTooLong { max_len: 2000 }));
+            assert_eq!(encode_row(&mut rows, &statement, &kinds, 2000), Err(RowError::TooLong(2000)));
             assert_eq!((rows.len(), rows.rows()), (before, 0));
             assert_eq!(encode_row(&mut rows, &statement, &kinds, 2100), Ok(()));
             rows.finish(RowsEnd::Done);

@@ -5,7 +5,7 @@
 //! lanes or leadership: it says that it needs the writer lane and what it has seen, the core does the rest.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use vfs::{
@@ -16,7 +16,7 @@ use wire_protocol::{Params, PrepareSchema, Response, RowsEncoder, RowsEnd};
 
 use super::job::{Outcome, Work};
 use super::limits;
-use super::rows::{ColumnKind, encode_row};
+use super::rows::{ColumnKind, RowError, encode_row};
 use super::statements::{Statements, bind_parameters};
 
 /// With less room than this a reply begins a new block. More would be lost to those that a client does not read.
@@ -26,27 +26,42 @@ const SQLITE_NOMEM: i32 = 7;
 const SQLITE_INTERRUPT: i32 = 9;
 const SQLITE_TOOBIG: i32 = 18;
 
+/// Values of [`CancelHandle`]'s flag.
+const RUNS: u8 = 0;
+const CANCELLED: u8 = 1;
+const OUT_OF_MEMORY: u8 = 2;
+
 /// Stops the request a session is running, from any thread.
 #[derive(Clone, Debug)]
 pub(super) struct CancelHandle {
-    cancelled: Arc<AtomicBool>,
+    cancelled: Arc<AtomicU8>,
     interrupt: InterruptHandle,
 }
 
 impl CancelHandle {
     /// Stops the running request. SQLite forgets an interrupt that comes between two statements, the flag does not.
     pub(super) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::SeqCst);
+        self.cancelled.store(CANCELLED, Ordering::SeqCst);
         self.interrupt.interrupt();
+    }
+
+    /// Stops the running request because of what it holds; its answer says so.
+    pub(super) fn cancel_for_memory(&self) {
+        self.cancelled.store(OUT_OF_MEMORY, Ordering::SeqCst);
+        self.interrupt.interrupt();
+    }
+
+    fn is_out_of_memory(&self) -> bool {
+        self.cancelled.load(Ordering::SeqCst) == OUT_OF_MEMORY
     }
 
     /// Called by the core before it starts the next request.
     pub(super) fn rearm(&self) {
-        self.cancelled.store(false, Ordering::SeqCst);
+        self.cancelled.store(RUNS, Ordering::SeqCst);
     }
 
     fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::SeqCst)
+        self.cancelled.load(Ordering::SeqCst) != RUNS
     }
 }
 
@@ -60,6 +75,10 @@ pub(super) struct Session {
     cancel: CancelHandle,
     /// Where the next reply is written: behind the last ones, in a block that is used again when the socket has taken them.
     reply: BytesMut,
+    /// Longest row, and longest sum of rows held back, bytes.
+    max_reply_len: usize,
+    /// Jobs until the memory of the connection is looked at again.
+    jobs_until_look: usize,
 }
 
 /// The request being run.
@@ -87,10 +106,10 @@ enum Kind {
 
 impl Session {
     /// Opens a connection to the named database.
-    pub(super) fn open(vfs: &Vfs, name: &DatabaseName) -> Result<Self, SqlError> {
+    pub(super) fn open(vfs: &Vfs, name: &DatabaseName, max_reply_len: usize) -> Result<Self, SqlError> {
         let connection = vfs.open(name)?;
         let cancel = CancelHandle {
-            cancelled: Arc::new(AtomicBool::new(false)),
+            cancelled: Arc::new(AtomicU8::new(RUNS)),
             interrupt: connection.interrupt_handle(),
         };
         Ok(Self {
@@ -99,7 +118,19 @@ impl Session {
             connection,
             cancel,
             reply: BytesMut::new(),
+            max_reply_len,
+            jobs_until_look: 0,
         })
+    }
+
+    /// Bytes that SQLite keeps for this session, if it is time to look: not so often that it would cost much.
+    pub(super) fn take_memory_bytes(&mut self) -> Option<u64> {
+        if self.jobs_until_look > 0 {
+            self.jobs_until_look -= 1;
+            return None;
+        }
+        self.jobs_until_look = limits::JOBS_BETWEEN_LOOKS + self.statements.len();
+        Some(self.connection.memory_bytes())
     }
 
     /// Whether the current request was cancelled.
@@ -158,6 +189,11 @@ impl Session {
             Work::Continue => self.go_on(may_write),
             Work::Abandon => {
                 self.end_current();
+                Outcome::Cancelled
+            }
+            Work::Rollback => {
+                // It fails if SQLite has rolled back by itself; then nothing is left to do.
+                let _ = self.connection.exec_simple(b"ROLLBACK");
                 Outcome::Cancelled
             }
             Work::Finalize { statement } => {
@@ -244,7 +280,12 @@ impl Session {
             Err(error) => {
                 let query = matches!(self.current.as_ref().map(|current| &current.kind), Some(Kind::Query));
                 self.end_current();
-                if query && error.code == SQLITE_INTERRUPT && self.cancel.is_cancelled() {
+                if error.code == SQLITE_INTERRUPT && self.cancel.is_out_of_memory() {
+                    complete(failure(&out_of_memory(
+                        "this statement ran longest while the node ran out of memory for \
+                                                    clients (LIBDQLITE_CLIENT_MEMORY)",
+                    )))
+                } else if query && error.code == SQLITE_INTERRUPT && self.cancel.is_cancelled() {
                     Outcome::Cancelled
                 } else {
                     complete(failure(&error))
@@ -393,11 +434,11 @@ impl Session {
                 RowsEnd::Part if !writes => return Ok(Outcome::Rows { reply: self.finished(out) }),
                 // The rows of a write must not leave before the write is committed, and it is not even
                 // complete before its last row.
-                RowsEnd::Part if out.len() > limits::MAX_RETURNING_LEN => {
+                RowsEnd::Part if out.len() > limits::MAX_RETURNING_LEN.min(self.max_reply_len) => {
                     self.undo(statement);
                     return Err(error(
                         SQLITE_TOOBIG,
-                        "the rows returned by a writing statement exceed 64 MiB",
+                        "the rows returned by a writing statement exceed 64 MiB, or the memory for clients",
                     ));
                 }
                 RowsEnd::Part => self.check_cancelled().inspect_err(|_| self.undo(statement))?,
@@ -427,7 +468,9 @@ impl Session {
         let columns = statement.column_count();
         let kinds: Vec<ColumnKind> =
             (0..columns).map(|column| ColumnKind::of(statement.column_decltype(column))).collect();
-        let mut rows = RowsEncoder::begin(out, (0..columns).map(|column| statement.column_name(column)));
+        let names = (0..columns).map(|column| statement.column_name(column));
+        let mut rows =
+            RowsEncoder::try_begin(out, names).map_err(|error| out_of_memory(&error.to_string()))?;
         loop {
             match step {
                 Step::Done => {
@@ -435,9 +478,13 @@ impl Session {
                     return Ok(RowsEnd::Done);
                 }
                 Step::Row => {
-                    encode_row(&mut rows, statement, &kinds, limits::MAX_ROW_LEN).map_err(|too_long| {
-                        let message = format!("a row of the result exceeds {} bytes", too_long.max_len);
-                        error(SQLITE_TOOBIG, &message)
+                    encode_row(&mut rows, statement, &kinds, self.max_reply_len).map_err(|refused| {
+                        match refused {
+                            RowError::TooLong(max_len) => {
+                                error(SQLITE_TOOBIG, &format!("a row of the result exceeds {max_len} bytes"))
+                            }
+                            RowError::OutOfMemory(error) => out_of_memory(&error.to_string()),
+                        }
                     })?;
                 }
             }
@@ -474,6 +521,10 @@ fn error(code: i32, message: &str) -> SqlError {
     SqlError { code, message: message.to_owned() }
 }
 
+fn out_of_memory(reason: &str) -> SqlError {
+    error(SQLITE_NOMEM, &format!("out of memory: {reason}"))
+}
+
 /// Code 0 is what dqlite has always sent here; go-dqlite reports it as a bad connection.
 fn empty_statement() -> SqlError {
     error(0, "empty statement")
@@ -490,7 +541,8 @@ mod tests {
     #[test]
     fn replies_that_nobody_has_read_share_their_memory() {
         let vfs = Vfs::register().unwrap();
-        let mut session = Session::open(&vfs, &DatabaseName::new(b"test").unwrap()).unwrap();
+        let mut session =
+            Session::open(&vfs, &DatabaseName::new(b"test").unwrap(), limits::MAX_ROW_LEN).unwrap();
         let mut run =
             || match session.run(Work::ExecSql { sql: Bytes::new(), params: Params::default() }, true) {
                 Outcome::Complete { reply } => reply,

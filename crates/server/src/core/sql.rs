@@ -4,13 +4,14 @@ use bytes::Bytes;
 use vfs::TransactionState;
 use wire_protocol::Response;
 
+use super::budget::Kind;
 use super::client::{Opened, RequestState, Running};
 use super::codes;
 use super::database::{DatabaseId, GatedReply};
 use super::job::{JobClass, Outcome, RequestKind, SqlDone, SqlJob, Work};
 use super::lane::Waiter;
 use super::session::{encode, failure};
-use super::{ClientId, Core, Output};
+use super::{ClientId, Core, Output, limits};
 
 /// Whether a text probably starts with a statement that writes. Only a hint: it saves a trip to a reader that would
 /// find out; a wrong guess costs a little waiting, never correctness.
@@ -39,9 +40,12 @@ fn kind_of(work: &Work) -> RequestKind {
         Work::ExecSql { .. } => RequestKind::Batch,
         Work::Query { .. } | Work::QuerySql { .. } => RequestKind::Query,
         Work::Close => RequestKind::Close,
-        Work::Open { .. } | Work::Prepare { .. } | Work::Finalize { .. } | Work::Continue | Work::Abandon => {
-            RequestKind::Session
-        }
+        Work::Open { .. }
+        | Work::Prepare { .. }
+        | Work::Finalize { .. }
+        | Work::Continue
+        | Work::Abandon
+        | Work::Rollback => RequestKind::Session,
     }
 }
 
@@ -123,6 +127,9 @@ impl Core {
         let deadline_ms = if hopeless { now_ms } else { now_ms.saturating_add(busy_timeout_ms) };
         lane.wait(Waiter { client, kind, work, deadline_ms });
         self.grant(database);
+        if held {
+            self.end_idle_writers(now_ms);
+        }
         if held && deadline_ms == now_ms {
             self.expire_writers(now_ms);
         }
@@ -183,7 +190,11 @@ impl Core {
     /// A job came back.
     pub(super) fn sql_done(&mut self, done: SqlDone, now_ms: u64) {
         self.sql_jobs_out -= 1;
-        let SqlDone { client, session, outcome, gate, generation, transaction, explicit } = done;
+        let SqlDone { client, session, outcome, gate, generation, transaction, explicit, memory_bytes } =
+            done;
+        if let Some(bytes) = memory_bytes {
+            self.count_connection(client, bytes);
+        }
         let Some(state) = self.clients.get_mut(&client) else {
             // The client record outlives its session, so this is the end of a session without one.
             return;
@@ -288,6 +299,7 @@ impl Core {
             readonly: Vec::new(),
             transaction: TransactionState::None,
             explicit: false,
+            rolled_back: false,
             dead,
         });
         let gone = state.gone;
@@ -332,6 +344,9 @@ impl Core {
     fn session_closed(&mut self, client: ClientId, now_ms: u64) {
         let Some(state) = self.clients.get_mut(&client) else { return };
         let database = state.opened.take().map(|opened| opened.database);
+        for kind in [Kind::Gated, Kind::Sqlite] {
+            self.budget.set(client, kind, 0);
+        }
         if let Some(database) = database {
             let state = self.databases.get_mut(database);
             state.lane.release(client);
@@ -357,9 +372,14 @@ impl Core {
             return;
         }
         self.next_gated += 1;
+        let len = reply.bytes.len() as u64;
         state.gated.insert((gate, self.next_gated), reply);
         if let Some(state) = self.clients.get_mut(&client) {
             state.request = RequestState::Gated;
+        }
+        if len >= limits::BUDGET_GRAIN {
+            self.budget.set(client, Kind::Gated, len);
+            self.enforce_budget();
         }
     }
 
@@ -378,6 +398,9 @@ impl Core {
 
     fn deliver(&mut self, reply: GatedReply, now_ms: u64) {
         let GatedReply { client, bytes, more, .. } = reply;
+        if bytes.len() as u64 >= limits::BUDGET_GRAIN {
+            self.budget.set(client, Kind::Gated, 0);
+        }
         if !more {
             return self.respond(client, bytes, now_ms);
         }
