@@ -60,7 +60,11 @@ impl Plan<'_> {
     pub(crate) fn load(&self) -> Result<LoadedNode, NodeError> {
         let (log, loaded) = assembly::open_log(self.disk, self.id, self.address, self.options)?;
         let sqlite = SqliteThread::acquire().map_err(NodeError::Thread)?;
-        let vfs = sqlite.call(Vfs::register).map_err(|error| NodeError::Sqlite(error.to_string()))?;
+        let mut vfs_options = vfs::Options::default();
+        vfs_options.max_temporary_bytes = self.options.live().memory_rules().limit_bytes;
+        vfs_options.temporary_directory = Some(self.disk.path().to_owned());
+        let vfs = sqlite.call(move || Vfs::register_with(vfs_options));
+        let vfs = vfs.map_err(|error| NodeError::Sqlite(error.to_string()))?;
         if let Err(error) = assembly::restore_databases(self.disk, &vfs, &loaded) {
             sqlite.call(move || drop(vfs));
             return Err(error);

@@ -29,6 +29,7 @@ mod size_tests;
 mod snapshot;
 mod statement;
 mod sys;
+mod temporary;
 mod threading;
 mod view;
 mod wal;

@@ -1,5 +1,6 @@
 //! Settings of a VFS, and where it takes time and randomness from.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -47,6 +48,11 @@ pub struct Options {
     pub max_transaction_bytes: u64,
     /// Frames that may wait for backfill before [`Database::maintain`](crate::Database::maintain) does something.
     pub checkpoint_threshold: u32,
+    /// Bytes that the temporary files of all connections may have together; what needs more fails with `SQLITE_FULL`.
+    pub max_temporary_bytes: u64,
+    /// Where temporary files go when SQLite finds no directory that it can write to. They are called `tmp-sqlite-...` there,
+    /// for a moment each; the host removes what a crash leaves.
+    pub temporary_directory: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -55,6 +61,8 @@ impl Default for Options {
             environment: Arc::new(SystemEnvironment),
             max_transaction_bytes: 480 << 20,
             checkpoint_threshold: 1000,
+            max_temporary_bytes: u64::MAX,
+            temporary_directory: None,
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::handle::Handle;
 use crate::name::DatabaseName;
 use crate::options::{Options, Settings};
 use crate::shim;
+use crate::temporary::Temporary;
 
 /// SQLite versions from here on have all that is used.
 const OLDEST_SQLITE: c_int = 3_037_000;
@@ -38,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) last_error: AtomicI32,
     /// SQLite's VFS for temporary files.
     pub(crate) unix: *mut ffi::sqlite3_vfs,
+    /// What they take together.
+    pub(crate) temporary: Arc<Temporary>,
 }
 
 // SAFETY: `unix` points to a VFS that SQLite keeps for the life of the process and whose fields we only read.
@@ -161,10 +164,11 @@ impl Vfs {
             generations: Arc::new(AtomicU64::new(1)),
             last_error: AtomicI32::new(0),
             unix,
+            temporary: Arc::new(Temporary::new(options.max_temporary_bytes, options.temporary_directory)),
         });
         let raw = Box::into_raw(Box::new(ffi::sqlite3_vfs {
             iVersion: 2,
-            szOsFile: shim::file_len().max(unix_file_len),
+            szOsFile: shim::file_len(unix_file_len),
             mxPathname: MAX_PATHNAME,
             pNext: std::ptr::null_mut(),
             zName: name.as_ptr(),
@@ -209,6 +213,12 @@ impl Vfs {
     #[must_use]
     pub fn wal_bytes(&self) -> u64 {
         self.databases().iter().map(|database| database.wal_bytes()).sum()
+    }
+
+    /// Bytes of all temporary files that are open.
+    #[must_use]
+    pub fn temporary_bytes(&self) -> u64 {
+        self.registration.shared.temporary.used_bytes()
     }
 
     /// Forgets the database if its committed state is that of a deleted one, nothing is speculative and no connection

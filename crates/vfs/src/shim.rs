@@ -2,9 +2,10 @@
 //! [`guard`], which keeps panics from crossing into C.
 //!
 //! Three kinds of files are ours: main databases, their WALs, and journals, which swallow what is written. Files without
-//! a name are temporary and opened in place by SQLite's `unix` VFS.
+//! a name are temporary: those of SQLite's `unix` VFS, counted.
 
 mod file_methods;
+mod temporary_methods;
 mod vfs_methods;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
@@ -25,9 +26,10 @@ struct File {
     handle: *const Handle,
 }
 
-/// Size of our part of a file object.
-pub(crate) fn file_len() -> c_int {
-    c_int::try_from(size_of::<File>()).expect("a few words")
+/// Size of a file object, given that of the `unix` VFS.
+pub(crate) fn file_len(unix: c_int) -> c_int {
+    let own = c_int::try_from(size_of::<File>()).expect("a few words");
+    own.max(temporary_methods::file_len(unix))
 }
 
 /// Runs a callback; a panic becomes `on_panic`.

@@ -9,6 +9,7 @@ use libsqlite3_sys as ffi;
 use libsqlite3_sys::{sqlite3_file, sqlite3_io_methods, sqlite3_vfs};
 
 use super::file_methods::{JOURNAL_METHODS, MAIN_METHODS, WAL_METHODS};
+use super::temporary_methods;
 use super::{File, buffer_of, bytes_of, guard, main_handle, put};
 use crate::handle::Handle;
 use crate::name::DatabaseName;
@@ -79,10 +80,8 @@ unsafe extern "C" fn open(
         let Some(shared) = (unsafe { shared_of(vfs) }) else { return ffi::SQLITE_MISUSE };
         // SAFETY: null or a C string, says SQLite's interface.
         let Some(bytes) = (unsafe { bytes_of(name) }) else {
-            // SAFETY: the `unix` VFS lives as long as the process.
-            let Some(unix_open) = (unsafe { (*shared.unix).xOpen }) else { return ffi::SQLITE_CANTOPEN };
-            // SAFETY: arguments as SQLite gave them, with the VFS they are for; szOsFile covers its files.
-            return unsafe { unix_open(shared.unix, name, file, flags, out_flags) };
+            // SAFETY: arguments as SQLite gave them.
+            return unsafe { temporary_methods::open(shared, file, flags, out_flags) };
         };
         let opened = if flags & (ffi::SQLITE_OPEN_MAIN_JOURNAL | ffi::SQLITE_OPEN_SUPER_JOURNAL) != 0 {
             Ok((&raw const JOURNAL_METHODS, None))
