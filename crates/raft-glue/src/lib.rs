@@ -16,11 +16,15 @@ mod replica;
 mod settle;
 mod snapshots;
 mod storage;
+mod streams;
 mod types;
 
 pub use config::{Config, ReplicaError, SnapshotRule, TrailingStrategy};
 pub use error::{ChangeError, ProposeError};
 pub use output::{Output, ReadEntries, RequestId};
 pub use replica::Replica;
+pub use streams::StreamId;
 pub use types::{Committed, HardState, InstalledSnapshot, Loaded, Persist, SnapshotMetadata};
-pub use wire_protocol::{Configuration, Entry, EntryKind, LogIndex, NodeId, Role, Server, Term};
+pub use wire_protocol::{
+    Configuration, Entry, EntryKind, LogIndex, NodeId, PeerAnnouncement, Role, Server, Term,
+};

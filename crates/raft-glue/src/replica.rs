@@ -15,7 +15,9 @@ use std::fmt;
 use bytes::Bytes;
 use raft::eraftpb::{Message, MessageType};
 use raft::{GetEntriesContext, RawNode, StateRole};
-use wire_protocol::{Configuration, Entry, EntryKind, LogIndex, NodeId, Term, rpc};
+use wire_protocol::{
+    Configuration, Entry, EntryKind, Features, LogIndex, NodeId, PeerAnnouncement, Term, rpc,
+};
 
 use crate::changes::Requests;
 use crate::config::{Config, ReplicaError};
@@ -25,6 +27,7 @@ use crate::logger::logger;
 use crate::membership::Membership;
 use crate::output::{Output, ReadEntries, RequestId};
 use crate::storage::Log;
+use crate::streams::{StreamId, Streams};
 use crate::{HardState, InstalledSnapshot, Loaded};
 
 /// Addresses of peers that are not members (a leader that knows us before we know it) are kept up to this number.
@@ -78,6 +81,7 @@ pub struct Replica {
     pub(crate) raw: RawNode<Log>,
     pub(crate) membership: Membership,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
+    pub(crate) streams: Streams,
     pub(crate) leading: Option<Leading>,
     pub(crate) requests: Requests,
     pub(crate) now_ms: u64,
@@ -167,6 +171,7 @@ impl Replica {
             raw,
             membership,
             peers: BTreeMap::new(),
+            streams: Streams::default(),
             leading: None,
             requests: Requests::default(),
             now_ms,
@@ -201,8 +206,34 @@ impl Replica {
         }
     }
 
-    /// A message of a peer, which announced itself with this id and address.
-    pub fn handle_message(&mut self, from: NodeId, address: &str, message: rpc::Message, now_ms: u64) {
+    /// A peer has opened a stream to us. It replaces those that it opened before, though what they still carry may
+    /// come; `announcement` is what it said of itself, which a C node does not.
+    pub fn handle_stream_opened(
+        &mut self,
+        stream: StreamId,
+        from: NodeId,
+        announcement: Option<PeerAnnouncement>,
+    ) {
+        if from.0 != 0 && from != self.config.id {
+            self.streams.opened(stream, from, announcement);
+        }
+    }
+
+    /// A stream to us has ended, and with it what its dialler announced.
+    pub fn handle_stream_ended(&mut self, stream: StreamId, from: NodeId) {
+        self.streams.ended(stream, from);
+    }
+
+    /// A message of a peer, which announced itself with this id and address. A stream that was never opened counts as one
+    /// whose dialler announced nothing.
+    pub fn handle_message(
+        &mut self,
+        _stream: StreamId,
+        from: NodeId,
+        address: &str,
+        message: rpc::Message,
+        now_ms: u64,
+    ) {
         if self.halted || from.0 == 0 || from == self.config.id {
             return;
         }
@@ -365,6 +396,22 @@ impl Replica {
             false => self.announced_address(id).or(member),
         };
         Some((id, address?.clone()))
+    }
+
+    /// What we say of ourselves on a stream that we open now.
+    #[must_use]
+    pub fn announcement(&self) -> PeerAnnouncement {
+        PeerAnnouncement {
+            features: Features::default(),
+            election_timeout_ms: Some(self.config.election_timeout_ms),
+            cluster: None,
+        }
+    }
+
+    /// What this peer says of itself on the newest stream that it has opened to us, as long as that lasts.
+    #[must_use]
+    pub fn announced_by(&self, id: NodeId) -> Option<&PeerAnnouncement> {
+        self.streams.of_peer(id)
     }
 
     /// The configuration in force.

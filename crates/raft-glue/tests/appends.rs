@@ -7,7 +7,9 @@ mod common;
 
 use bytes::Bytes;
 use common::{Random, address, configuration};
-use raft_glue::{Config, Entry, EntryKind, HardState, Loaded, LogIndex, NodeId, Output, Replica, Role, Term};
+use raft_glue::{
+    Config, Entry, EntryKind, HardState, Loaded, LogIndex, NodeId, Output, Replica, Role, StreamId, Term,
+};
 use wire_protocol::rpc::{AppendEntries, AppendEntriesResult, Message, RequestVoteResult};
 
 /// A leader and what it has in its log.
@@ -63,7 +65,7 @@ impl Leader {
     }
 
     fn receive(&mut self, from: u64, message: Message) {
-        self.replica.handle_message(NodeId(from), &address(from), message, self.now_ms);
+        self.replica.handle_message(StreamId(from), NodeId(from), &address(from), message, self.now_ms);
     }
 
     fn persist(&mut self) {
@@ -300,7 +302,7 @@ fn answers_go_to_where_the_peer_says_that_it_is() {
         leader_commit: LogIndex(9),
         entries: Vec::new(),
     };
-    replica.handle_message(NodeId(1), "moved", Message::AppendEntries(append), 0);
+    replica.handle_message(StreamId(1), NodeId(1), "moved", Message::AppendEntries(append), 0);
     let mut answers = Vec::new();
     while let Some(output) = replica.poll_output(0) {
         match output {

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Cluster, configuration};
-use raft_glue::{ChangeError, LogIndex, NodeId, Role};
+use raft_glue::{ChangeError, LogIndex, NodeId, Role, StreamId};
 use wire_protocol::rpc::{AppendEntriesResult, Message};
 
 #[test]
@@ -243,7 +243,13 @@ fn entries_that_are_sent_again_stand_where_they_belong() {
     let now_ms = cluster.now_ms;
     let replica = cluster.replica(leader);
     let address = common::address(slow);
-    replica.handle_message(NodeId(slow), &address, Message::AppendEntriesResult(result), now_ms);
+    replica.handle_message(
+        StreamId(slow),
+        NodeId(slow),
+        &address,
+        Message::AppendEntriesResult(result),
+        now_ms,
+    );
     replica.handle_unreachable(NodeId(slow), false);
     cluster.propose(leader, 4).unwrap();
     cluster.run(5_000);

@@ -11,11 +11,12 @@ use std::os::unix::net::{SocketAddr as UnixAddr, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
 use crossbeam_channel::RecvTimeoutError;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
-use wire_protocol::NodeId;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use wire_protocol::{NodeId, PeerAnnouncement, Protocol, Request};
 
 use crate::address::{Address, DEFAULT_PORT};
 
@@ -33,12 +34,6 @@ pub trait Connect: Send + Sync {
 
 /// Longest time [`TcpConnector`] spends on one address, all results of a name lookup together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time the first bytes may take to fit into the send buffer of a fresh connection.
-const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(5);
-
-const PROTOCOL_VERSION: u64 = 1;
-const CONNECT_REQUEST: u8 = 11;
-const WORD: usize = 8;
 
 /// How often a call under way looks whether it was cancelled.
 const CANCEL_INTERVAL: Duration = Duration::from_millis(50);
@@ -179,95 +174,54 @@ pub fn check_stream(socket: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// What a node writes first on a connection it opened: the handshake, then a CONNECT request. No answer follows; from
-/// here on the connection carries raft messages, in this direction only.
-///
-/// | word | content |
-/// |---|---|
-/// | 0 | protocol version, 1 |
-/// | 1 | words of the body (u32), request type 11, schema 0, two zero bytes |
-/// | 2 | id of the sender |
-/// | 3.. | address of the sender, at least one NUL, padded to a word |
+/// What a node writes first on a raft stream it opened: the handshake, then a CONNECT request, in which it may say
+/// something of itself that C nodes do not read. No answer follows; from here on the stream carries raft messages, in
+/// this direction only.
 #[must_use]
-pub fn announcement(id: NodeId, address: &str) -> Vec<u8> {
-    let text_len = (address.len() + 1).next_multiple_of(WORD);
-    let words = u32::try_from((WORD + text_len) / WORD).expect("an address is far shorter than 32 GiB");
-    let mut bytes = Vec::with_capacity(3 * WORD + text_len);
-    bytes.extend_from_slice(&PROTOCOL_VERSION.to_le_bytes());
-    bytes.extend_from_slice(&words.to_le_bytes());
-    bytes.extend_from_slice(&[CONNECT_REQUEST, 0, 0, 0]);
-    bytes.extend_from_slice(&id.0.to_le_bytes());
-    bytes.extend_from_slice(address.as_bytes());
-    bytes.resize(3 * WORD + text_len, 0);
-    bytes
-}
-
-/// Checks a fresh connection and writes the [`announcement`] on it. Works on blocking and non-blocking sockets.
-pub fn announce(socket: impl AsFd, id: NodeId, address: &str) -> io::Result<()> {
-    check_stream(&socket)?;
-    let bytes = announcement(id, address);
-    let mut rest = bytes.as_slice();
-    let deadline = Instant::now() + ANNOUNCE_TIMEOUT;
-    while !rest.is_empty() {
-        // Never block in `send`, and never raise SIGPIPE in a host that does not ignore it.
-        match rustix::net::send(&socket, rest, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-            Ok(sent) => rest = &rest[sent..],
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => wait_writable(&socket, deadline)?,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-fn wait_writable(socket: &impl AsFd, deadline: Instant) -> io::Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(io::ErrorKind::TimedOut.into());
-    }
-    let timeout = Timespec::try_from(left).map_err(|_| io::ErrorKind::InvalidInput)?;
-    match rustix::event::poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&timeout)) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+pub fn opening(id: NodeId, address: &str, announcement: Option<PeerAnnouncement>) -> Bytes {
+    let mut bytes = BytesMut::new();
+    Protocol::Current.encode(&mut bytes);
+    Request::Connect { id, address: address.to_owned(), announcement }.encode(&mut bytes);
+    bytes.freeze()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::address::BoundSocket;
-    use std::io::Read;
     use std::net::TcpListener;
 
     #[test]
-    fn announcement_of_server_one() {
+    fn the_opening_of_a_node_that_says_nothing_is_that_of_a_c_node() {
         let expected: Vec<u8> =
             [1_u64, 2 | (11 << 32), 1, u64::from(b'1')].iter().flat_map(|word| word.to_le_bytes()).collect();
-        assert_eq!(announcement(NodeId(1), "1"), expected);
+        assert_eq!(opening(NodeId(1), "1", None), expected);
     }
 
     #[test]
-    fn address_of_a_whole_word_gets_a_word_of_padding() {
-        let bytes = announcement(NodeId(2), "12345678");
-        assert_eq!(bytes.len(), 40);
-        assert_eq!(bytes[8..12], 3_u32.to_le_bytes());
-        assert_eq!(&bytes[24..], b"12345678\0\0\0\0\0\0\0\0");
+    fn what_a_node_says_of_itself_stands_behind_what_c_reads() {
+        let announcement = PeerAnnouncement { election_timeout_ms: Some(3000), ..Default::default() };
+        let bytes = opening(NodeId(2), "12345678", Some(announcement));
+        assert_eq!(bytes.len(), 40 + 5 * 8);
+        assert_eq!(bytes[8..12], 8_u32.to_le_bytes());
+        let plain = opening(NodeId(2), "12345678", None);
+        assert_eq!(bytes[12..40], plain[12..]);
     }
 
     #[test]
-    fn connects_to_literals_and_names_and_announces() {
+    fn connects_to_literals_and_names() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         for address in
             [format!("127.0.0.1:{port}"), format!("[127.0.0.1]:{port}"), format!("localhost:{port}")]
         {
             let socket = TcpConnector::default().connect(&address).unwrap();
-            let (mut accepted, _) = listener.accept().unwrap();
-            announce(&socket, NodeId(1), "1").unwrap();
-            drop(socket);
-            let mut bytes = Vec::new();
-            accepted.read_to_end(&mut bytes).unwrap();
-            assert_eq!(bytes, announcement(NodeId(1), "1"));
+            check_stream(&socket).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            assert_eq!(
+                accepted.peer_addr().unwrap(),
+                rustix::net::getsockname(&socket).unwrap().try_into().unwrap()
+            );
         }
     }
 
@@ -332,12 +286,5 @@ mod tests {
         assert!(check_stream(&datagram).is_err());
         let null = std::fs::File::open("/dev/null").unwrap();
         assert!(check_stream(&null).is_err());
-    }
-
-    #[test]
-    fn closed_peer_is_an_error_and_no_signal() {
-        let (left, right) = UnixStream::pair().unwrap();
-        drop(right);
-        assert!(announce(&left, NodeId(1), "1").is_err());
     }
 }

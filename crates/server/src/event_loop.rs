@@ -230,7 +230,9 @@ impl EventLoop {
             Completion::Dialled(dialled) => match dialled.purpose {
                 Purpose::Raft => {
                     let now_ms = self.now_ms();
-                    self.parts.transport.dialled(dialled, &mut self.tokens, now_ms);
+                    let announcement = self.parts.core.replica().announcement();
+                    let tokens = &mut self.tokens;
+                    self.parts.transport.dialled(dialled, announcement, tokens, now_ms);
                 }
                 Purpose::Questions => self.parts.peer_clients.dialled(dialled, &mut self.tokens),
             },
@@ -306,9 +308,10 @@ impl EventLoop {
                 Output::RefuseInput { client } => self.clients.refuse(client),
                 Output::PauseClient { client } => self.clients.pause(client),
                 Output::ResumeClient { client } => self.clients.resume(client),
-                Output::BecomePeer { client, id, address } => {
+                Output::BecomePeer { client, id, address, announcement } => {
                     if let Some(connection) = self.clients.take(client) {
-                        self.parts.transport.adopt(client.0, id, address, connection.into_peer());
+                        let stream = connection.into_peer();
+                        self.parts.transport.adopt(client.0, id, address, announcement, stream);
                     }
                 }
                 Output::Sql(job)

@@ -5,17 +5,18 @@
 //! [`Input::PeerUnreachable`]; consensus sends it again.
 //!
 //! Invariants: at most one connection and one dialling attempt for each peer; what waits for a peer is bounded; a
-//! message is either sent whole or the connection is given up.
+//! message is either sent whole or the connection is given up; the core hears of an inbound stream before anything that
+//! came on it, and of its end behind it all.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use mio::Registry;
-use raft_glue::NodeId;
+use raft_glue::{NodeId, PeerAnnouncement, StreamId};
 use wire_protocol::rpc::{self, Message, RpcDecoder, RpcLimits};
 
 use crate::connection::PeerStream;
-use crate::connector::announcement;
+use crate::connector::opening;
 use crate::core::Input;
 use crate::dialer::{Attempt, Dialer, Dialled};
 use crate::registration::{Readiness, Tokens, deregister};
@@ -97,6 +98,7 @@ struct Outbound {
 #[derive(Debug)]
 struct Inbound {
     socket: Socket,
+    stream: StreamId,
     id: NodeId,
     address: String,
     decoder: RpcDecoder,
@@ -160,12 +162,21 @@ impl Transport {
     }
 
     /// Takes the socket of a client that turned out to be a peer, and what it sent behind its announcement.
-    pub(crate) fn adopt(&mut self, token: u64, id: NodeId, address: String, stream: PeerStream) {
+    pub(crate) fn adopt(
+        &mut self,
+        token: u64,
+        id: NodeId,
+        address: String,
+        announcement: Option<PeerAnnouncement>,
+        stream: PeerStream,
+    ) {
         let PeerStream { socket, input, mut inlet } = stream;
         inlet.look_again();
         socket.tune(PEER_USER_TIMEOUT_MS);
         let decoder = RpcDecoder::new(RpcLimits::default());
-        self.inbound.insert(token, Inbound { socket, id, address, decoder, input, inlet });
+        let stream = StreamId(token);
+        self.inbound.insert(token, Inbound { socket, stream, id, address, decoder, input, inlet });
+        self.reports.push_back(Input::PeerStreamOpened { stream, from: id, announcement });
         self.to_read.insert(token);
         // Who can reach us can probably be reached.
         if let Some(Peer { link: Link::Retry { at_ms }, .. }) = self.peers.get_mut(&id) {
@@ -189,8 +200,14 @@ impl Transport {
         }
     }
 
-    /// A connect function returned.
-    pub(crate) fn dialled(&mut self, dialled: Dialled, tokens: &mut Tokens, now_ms: u64) {
+    /// A connect function returned. What a new stream begins with says this of our node.
+    pub(crate) fn dialled(
+        &mut self,
+        dialled: Dialled,
+        announcement: PeerAnnouncement,
+        tokens: &mut Tokens,
+        now_ms: u64,
+    ) {
         let Dialled { peer: id, attempt, .. } = dialled;
         self.dialer.finished(attempt);
         let Some(peer) = self.peers.get_mut(&id) else { return };
@@ -199,8 +216,8 @@ impl Transport {
         }
         match dialled.into_socket(&self.registry, tokens) {
             Ok((socket, token)) => {
-                let announcement = Bytes::from(announcement(self.id, &self.address));
-                peer.connected(socket, token, announcement);
+                let opening = opening(self.id, &self.address, Some(announcement));
+                peer.connected(socket, token, opening);
                 self.outbound.insert(token, id);
                 self.to_flush.insert(id);
             }
@@ -222,6 +239,7 @@ impl Transport {
                 }
                 Err(reason) => {
                     tracing::debug!(peer = %inbound.id, %reason, "raft stream ended");
+                    sink(Input::PeerStreamEnded { stream: inbound.stream, from: inbound.id });
                     self.inbound.remove(&token);
                 }
             }
@@ -291,7 +309,7 @@ impl Transport {
         !self.to_flush.is_empty() || !self.reports.is_empty()
     }
 
-    /// What the core must hear of lost messages.
+    /// What the core must hear of lost messages and new streams.
     pub(crate) fn take_reports(&mut self) -> VecDeque<Input> {
         std::mem::take(&mut self.reports)
     }
@@ -393,10 +411,10 @@ impl Peer {
         dropped
     }
 
-    fn connected(&mut self, socket: Socket, token: u64, announcement: Bytes) {
+    fn connected(&mut self, socket: Socket, token: u64, opening: Bytes) {
         let mut outbound =
             Outbound { token, socket, queue: SendQueue::default(), writable: true, carried_snapshot: false };
-        outbound.queue.push(announcement);
+        outbound.queue.push(opening);
         for message in std::mem::take(&mut self.waiting) {
             outbound.push(&message);
         }
@@ -445,7 +463,8 @@ impl Inbound {
             while let Some(message) =
                 self.decoder.decode(&mut self.input).map_err(|error| error.to_string())?
             {
-                sink(Input::PeerMessage { from: self.id, address: self.address.clone(), message });
+                let address = self.address.clone();
+                sink(Input::PeerMessage { stream: self.stream, from: self.id, address, message });
             }
             if !self.inlet.is_readable() {
                 if self.input.is_empty() && self.input.capacity() > IDLE_BUFFER_LEN {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 use raft_glue::{Configuration, LogIndex, Term};
+use wire_protocol::Features;
 use wire_protocol::rpc::{InstallSnapshot, TimeoutNow};
 
 use super::*;
@@ -17,6 +18,8 @@ use crate::wake::Completion;
 use crate::wake::tests::outbox;
 
 const PEER: NodeId = NodeId(2);
+const ANNOUNCEMENT: PeerAnnouncement =
+    PeerAnnouncement { features: Features::READ_LEASE, election_timeout_ms: Some(3000), cluster: None };
 const READY: Readiness = Readiness { readable: true, writable: true, ending: false, gone: false };
 
 /// Hands out sockets made before; without one it fails.
@@ -62,7 +65,9 @@ impl Fixture {
     /// Waits for the attempt under way.
     fn finish_attempt(&mut self, now_ms: u64) {
         match self.completions.recv_timeout(Duration::from_secs(10)) {
-            Ok(Completion::Dialled(dialled)) => self.transport.dialled(dialled, &mut self.tokens, now_ms),
+            Ok(Completion::Dialled(dialled)) => {
+                self.transport.dialled(dialled, ANNOUNCEMENT, &mut self.tokens, now_ms);
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -78,7 +83,24 @@ impl Fixture {
     /// A stream of the peer, of which these bytes were read already.
     fn adopt(&mut self, socket: Socket, input: &[u8]) {
         let stream = PeerStream { socket, input: BytesMut::from(input), inlet: Inlet::new() };
-        self.transport.adopt(9, PEER, "b".to_owned(), stream);
+        self.transport.adopt(9, PEER, "b".to_owned(), Some(ANNOUNCEMENT), stream);
+        let opened = self.transport.reports.pop_back();
+        let expected = |input: &Input| {
+            matches!(input, Input::PeerStreamOpened { stream: StreamId(9), from: PEER, announcement: Some(said) }
+                if *said == ANNOUNCEMENT)
+        };
+        assert!(opened.as_ref().is_some_and(expected), "{opened:?}");
+    }
+
+    /// How many messages come before the end of the stream, of which the core hears last.
+    fn read_to_the_end(&mut self) -> usize {
+        let mut seen = Vec::new();
+        self.transport.read(&mut [0; 100], |input| seen.push(input));
+        let end = seen.pop();
+        assert!(matches!(end, Some(Input::PeerStreamEnded { stream: StreamId(9), from: PEER })), "{end:?}");
+        assert!(seen.iter().all(|input| matches!(input, Input::PeerMessage { .. })), "{seen:?}");
+        assert!(self.transport.inbound.is_empty());
+        seen.len()
     }
 
     /// Peers reported as unreachable, with whether a snapshot was lost.
@@ -111,11 +133,12 @@ fn snapshot(len: usize) -> Message {
     })
 }
 
-/// Reads the announcement and `count` messages.
+/// Reads what a stream begins with and `count` messages.
 fn receive(stream: &mut UnixStream, count: usize) -> Vec<Message> {
-    let mut start = vec![0; announcement(NodeId(1), "1").len()];
+    let expected = opening(NodeId(1), "1", Some(ANNOUNCEMENT));
+    let mut start = vec![0; expected.len()];
     stream.read_exact(&mut start).unwrap();
-    assert_eq!(start, announcement(NodeId(1), "1"));
+    assert_eq!(start, expected);
     let mut decoder = RpcDecoder::new(RpcLimits::default());
     let mut input = BytesMut::new();
     let mut messages = Vec::new();
@@ -133,7 +156,7 @@ fn receive(stream: &mut UnixStream, count: usize) -> Vec<Message> {
 }
 
 #[test]
-fn messages_follow_the_announcement_in_order_on_one_connection() {
+fn messages_follow_the_opening_in_order_on_one_connection() {
     let mut fixture = Fixture::new();
     let mut peer = fixture.offer_socket();
     fixture.send(message(1), 0);
@@ -302,8 +325,8 @@ fn inbound_messages_cut_anywhere_come_out_with_the_announced_identity() {
         let messages: Vec<Message> = seen
             .into_iter()
             .map(|input| match input {
-                Input::PeerMessage { from, address, message } => {
-                    assert_eq!((from, &address[..]), (PEER, "b"));
+                Input::PeerMessage { stream, from, address, message } => {
+                    assert_eq!((stream, from, &address[..]), (StreamId(9), PEER, "b"));
                     message
                 }
                 other => panic!("{other:?}"),
@@ -322,10 +345,7 @@ fn inbound_nonsense_ends_the_stream_after_what_made_sense() {
     message(1).encode(&mut bytes);
     bytes.extend_from_slice(&[0xff; 16]);
     peer.write_all(&bytes).unwrap();
-    let mut count = 0;
-    fixture.transport.read(&mut [0; 100], |_| count += 1);
-    assert_eq!(count, 1);
-    assert!(fixture.transport.inbound.is_empty());
+    assert_eq!(fixture.read_to_the_end(), 1);
     assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0, "closed");
 }
 
@@ -339,7 +359,7 @@ fn an_end_that_was_told_together_with_the_last_bytes_is_seen() {
         let mut inlet = Inlet::new();
         inlet.ready(Readiness { ending: told_before_adoption, ..READY });
         let stream = PeerStream { socket, input: BytesMut::new(), inlet };
-        fixture.transport.adopt(9, PEER, "b".to_owned(), stream);
+        fixture.transport.adopt(9, PEER, "b".to_owned(), None, stream);
         if !told_before_adoption {
             fixture.transport.read(&mut [0; 100], |_| panic!("nothing was sent"));
         }
@@ -348,9 +368,6 @@ fn an_end_that_was_told_together_with_the_last_bytes_is_seen() {
         if !told_before_adoption {
             fixture.transport.ready(9, Readiness { ending: true, ..READY }, 0);
         }
-        let mut count = 0;
-        fixture.transport.read(&mut [0; 100], |_| count += 1);
-        assert_eq!(count, 1);
-        assert!(fixture.transport.inbound.is_empty());
+        assert_eq!(fixture.read_to_the_end(), 1);
     }
 }

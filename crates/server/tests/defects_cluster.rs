@@ -8,7 +8,7 @@ use common::alone::Alone;
 use common::raw::{RawClient, exec_sql, query_sql};
 use common::{TestNode, eventually, leader_of, position, start_three_with, wait_equal};
 use raft_glue::disk::MemoryDisk;
-use raft_glue::{LogIndex, Term};
+use raft_glue::{LogIndex, StreamId, Term};
 use server::client::Client;
 use server::core::Input;
 use server::options::TrailingStrategy;
@@ -168,7 +168,8 @@ fn a_write_that_reached_the_log_before_its_job_came_back_is_not_called_refused()
             entries: Vec::new(),
         };
         let message = Message::AppendEntries(entries);
-        alone.feed(Input::PeerMessage { from: NodeId(2), address: "2".to_owned(), message });
+        let (stream, from, address) = (StreamId(1), NodeId(2), "2".to_owned());
+        alone.feed(Input::PeerMessage { stream, from, address, message });
         alone.release_jobs();
         match alone.answer() {
             Some(Response::Failure { code, .. }) => assert_eq!(code, expected, "{sql}"),

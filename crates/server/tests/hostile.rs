@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use common::{TIMEOUT, TestNode, one};
 use server::NodeId;
-use server::connector::announcement;
+use server::connector::opening;
 use wire_protocol::{Params, Request, Value};
 
 const HANDSHAKE: [u8; 8] = [1, 0, 0, 0, 0, 0, 0, 0];
@@ -69,7 +69,7 @@ fn raft_nonsense_costs_the_stream_and_nothing_else() {
     }
     for bytes in nonsense {
         let mut stream = raw(&node);
-        stream.write_all(&announcement(NodeId(9), "@nine")).unwrap();
+        stream.write_all(&opening(NodeId(9), "@nine", None)).unwrap();
         // The node may have closed it after the first bytes already.
         let _ = stream.write_all(&bytes);
         let _ = stream.shutdown(Shutdown::Write);

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use raft_glue::{Configuration, Entry, EntryKind, HardState, Loaded, LogIndex, NodeId, Role, Server, Term};
+use raft_glue::{
+    Configuration, Entry, EntryKind, HardState, Loaded, LogIndex, NodeId, Role, Server, StreamId, Term,
+};
 use server::assembly;
 use server::core::{Core, DiskDone, DiskJob, Input, Output};
 use server::options::NodeOptions;
@@ -84,7 +86,7 @@ impl Leader {
             }
             Output::Transmit { to, address, message } => {
                 let message = self.acknowledge(to, message)?;
-                Some(Input::PeerMessage { from: to, address, message })
+                Some(Input::PeerMessage { stream: StreamId(to.0), from: to, address, message })
             }
             Output::AskPeer { ask, .. } => {
                 let result = Ok(Response::Metadata { failure_domain: 0, weight: 0 });

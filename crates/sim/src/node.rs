@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use raft_glue::disk::{LogOptions, LogStore, MemoryDisk};
-use raft_glue::{Config, Loaded, LogIndex, NodeId};
+use raft_glue::{Config, Loaded, LogIndex, NodeId, StreamId};
 use server::assembly;
 use server::core::{Core, Input, SnapshotJob, SqlDone, SqlJob};
 use server::log_worker::LogWorker;
@@ -80,6 +80,8 @@ pub(crate) struct Process {
     pub(crate) clock: Clock,
     /// For the next turn of the loop.
     pub(crate) inputs: VecDeque<Input>,
+    /// The newest stream of each other machine, and who dialled it.
+    pub(crate) streams: BTreeMap<usize, (StreamId, NodeId)>,
     /// When the next turn is, if there is one.
     pub(crate) turn_at_us: Option<u64>,
     /// When the next tick is, milliseconds of its own clock.
@@ -172,6 +174,7 @@ impl Machine {
             disk_busy: false,
             clock: Clock::new(now_us, scenario.clock_drift, random),
             inputs: VecDeque::new(),
+            streams: BTreeMap::new(),
             turn_at_us: None,
             next_tick_ms: 0,
             made_up_at,

@@ -1,7 +1,7 @@
 //! What nodes send to each other, and what becomes of it on the way.
 
 use bytes::{Bytes, BytesMut};
-use raft_glue::NodeId;
+use raft_glue::{NodeId, StreamId};
 use server::core::Input;
 use wire_protocol::rpc::{self, RpcDecoder, RpcLimits};
 
@@ -105,9 +105,30 @@ impl World {
         let decoded = RpcDecoder::new(RpcLimits::default()).decode(&mut buffer);
         let message = decoded.ok().flatten().expect("what was encoded can be decoded");
         let sender = &self.machines[from];
-        let input = Input::PeerMessage { from: sender.id, address: sender.address.clone(), message };
+        let (id, address) = (sender.id, sender.address.clone());
+        let stream = StreamId(stream * self.machines.len() as u64 + from as u64);
+        self.open_stream(from, to, stream);
+        let input = Input::PeerMessage { stream, from: id, address, message };
         let epoch = self.machines[to].epoch;
         self.feed(to, epoch, input);
+    }
+
+    /// The first message of a stream arrives: the receiver has read what its dialler says of itself, and has heard of the
+    /// end of the stream before.
+    fn open_stream(&mut self, from: usize, to: usize, stream: StreamId) {
+        let Some(dialler) = self.machines[from].process.as_ref() else { return };
+        let announcement = Some(dialler.core.replica().announcement());
+        let id = self.machines[from].id;
+        let epoch = self.machines[to].epoch;
+        let Some(process) = self.machines[to].process.as_mut() else { return };
+        let before = process.streams.insert(from, (stream, id));
+        if before == Some((stream, id)) {
+            return;
+        }
+        if let Some((stream, from)) = before {
+            self.feed(to, epoch, Input::PeerStreamEnded { stream, from });
+        }
+        self.feed(to, epoch, Input::PeerStreamOpened { stream, from: id, announcement });
     }
 
     /// Sends what waited for a node or for the end of a cut.

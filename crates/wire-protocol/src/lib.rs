@@ -4,6 +4,7 @@
 //! No unsafe code, no I/O, no clock. The log on disk uses the same entry, command and configuration codecs.
 #![forbid(unsafe_code)]
 
+mod announcement;
 pub mod command;
 pub mod configuration;
 mod decoder;
@@ -22,6 +23,7 @@ mod types;
 mod value;
 mod word;
 
+pub use announcement::{ClusterId, Features, PeerAnnouncement};
 pub use configuration::{Configuration, Role, Server};
 pub use decoder::{ClientDecoder, FrameDecoder, Incoming};
 pub use entry::{Entry, EntryKind};

@@ -2,6 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use crate::announcement::PeerAnnouncement;
 use crate::message::{begin_frame, finish_frame};
 use crate::word::{Reader, put_text};
 use crate::{DecodeError, Frame, NodeId, Params, ParamsSchema};
@@ -66,7 +67,7 @@ pub enum PrepareSchema {
 /// | 7 | `Finalize` | 0 | u32 database, u32 statement |
 /// | 8, 9 | `ExecSql`, `QuerySql` | 0, 1 | u64 database, text sql, parameters |
 /// | 10 | `Interrupt` | 0 | u64 unused |
-/// | 11 | `Connect` | any | u64 id, text address |
+/// | 11 | `Connect` | any | u64 id, text address, optional words of [`PeerAnnouncement`] |
 /// | 12 | `Add` | 0 | u64 id, text address |
 /// | 13 | `Assign` | 0 | u64 id, optional u64 role |
 /// | 14, 17 | `Remove`, `Transfer` | 0 | u64 id |
@@ -151,6 +152,8 @@ pub enum Request {
         id: NodeId,
         /// Its address.
         address: String,
+        /// What it says of itself; C nodes say nothing.
+        announcement: Option<PeerAnnouncement>,
     },
     /// Adds a node, as a spare.
     Add {
@@ -249,7 +252,11 @@ impl Request {
                 reader.u64("database id")?;
                 Self::Interrupt
             }
-            CONNECT => Self::Connect { id: node_id(reader)?, address: reader.address()? },
+            CONNECT => Self::Connect {
+                id: node_id(reader)?,
+                address: reader.address()?,
+                announcement: PeerAnnouncement::decode(reader),
+            },
             ADD => Self::Add { id: node_id(reader)?, address: reader.address()? },
             ASSIGN => Self::Assign {
                 id: node_id(reader)?,
@@ -294,7 +301,14 @@ impl Request {
                 put_text(buffer, sql);
                 params.encode(buffer);
             }
-            Self::Connect { id, address } | Self::Add { id, address } => {
+            Self::Connect { id, address, announcement } => {
+                buffer.put_u64_le(id.0);
+                put_text(buffer, address.as_bytes());
+                if let Some(announcement) = announcement {
+                    announcement.encode(buffer);
+                }
+            }
+            Self::Add { id, address } => {
                 buffer.put_u64_le(id.0);
                 put_text(buffer, address.as_bytes());
             }
@@ -413,7 +427,7 @@ mod tests {
     #[test]
     fn connect_ignores_its_schema() {
         let body = [7, 0, 0, 0, 0, 0, 0, 0, b'a', 0, 0, 0, 0, 0, 0, 0];
-        let connect = Request::Connect { id: NodeId(7), address: "a".to_owned() };
+        let connect = Request::Connect { id: NodeId(7), address: "a".to_owned(), announcement: None };
         assert_eq!(Request::decode(&frame(11, 200, &body)), Ok(connect));
     }
 

@@ -8,9 +8,9 @@ use wire_protocol::rpc::{
 };
 use wire_protocol::snapshot::{PayloadDecoder, encode_database_header, encode_payload_header};
 use wire_protocol::{
-    ClientDecoder, Configuration, Entry, EntryKind, Frame, FrameDecoder, Incoming, LogIndex, NodeId, Params,
-    ParamsSchema, PrepareSchema, Protocol, Request, RequestError, Response, ResponseContext, Role, Rows,
-    RowsEnd, Server, ServersFormat, Term, Value, entry,
+    ClientDecoder, ClusterId, Configuration, Entry, EntryKind, Features, Frame, FrameDecoder, Incoming,
+    LogIndex, NodeId, Params, ParamsSchema, PeerAnnouncement, PrepareSchema, Protocol, Request, RequestError,
+    Response, ResponseContext, Role, Rows, RowsEnd, Server, ServersFormat, Term, Value, entry,
 };
 
 fn hex(text: &str) -> Vec<u8> {
@@ -335,7 +335,34 @@ fn dump() {
 fn connect() {
     check_request(
         "030000000b000000 0100000000000000 3132372e302e302e 313a393130310000",
-        Request::Connect { id: NodeId(1), address: "127.0.0.1:9101".to_owned() },
+        Request::Connect { id: NodeId(1), address: "127.0.0.1:9101".to_owned(), announcement: None },
+    );
+}
+
+#[test]
+fn connect_with_announcement() {
+    let announcement = PeerAnnouncement {
+        features: Features::READ_LEASE,
+        election_timeout_ms: Some(3000),
+        cluster: ClusterId::new(0x0123_4567_89ab_cdef_fedc_ba98_7654_3210),
+    };
+    check_request(
+        "080000000b000000 0100000000000000 3132372e302e302e 313a393130310000
+        0100a6d3549ce1b7 0100000000000000 b80b000000000000 1032547698badcfe efcdab8967452301",
+        Request::Connect {
+            id: NodeId(1),
+            address: "127.0.0.1:9101".to_owned(),
+            announcement: Some(announcement),
+        },
+    );
+    check_request(
+        "080000000b000000 0100000000000000 3132372e302e302e 313a393130310000
+        0100a6d3549ce1b7 0000000000000000 0000000000000000 0000000000000000 0000000000000000",
+        Request::Connect {
+            id: NodeId(1),
+            address: "127.0.0.1:9101".to_owned(),
+            announcement: Some(PeerAnnouncement::default()),
+        },
     );
 }
 

@@ -10,9 +10,9 @@ use wire_protocol::rpc::{
 };
 use wire_protocol::snapshot::{PayloadDecoder, encode_database_header, encode_payload_header};
 use wire_protocol::{
-    ClientDecoder, Configuration, Entry, EntryKind, Frame, FrameDecoder, Incoming, LogIndex, NodeId, Params,
-    ParamsSchema, PrepareSchema, Protocol, Request, Response, ResponseContext, Role, Rows, RowsEnd, Server,
-    ServersFormat, Term, Value, entry,
+    ClientDecoder, ClusterId, Configuration, Entry, EntryKind, Features, Frame, FrameDecoder, Incoming,
+    LogIndex, NodeId, Params, ParamsSchema, PeerAnnouncement, PrepareSchema, Protocol, Request, Response,
+    ResponseContext, Role, Rows, RowsEnd, Server, ServersFormat, Term, Value, entry,
 };
 
 fn text() -> impl Strategy<Value = Bytes> {
@@ -55,6 +55,22 @@ fn params() -> impl Strategy<Value = Params> {
     ]
 }
 
+fn announcement() -> impl Strategy<Value = PeerAnnouncement> {
+    let timeout = prop_oneof![Just(None), (1..=u64::MAX).prop_map(Some)];
+    (any::<u64>(), timeout, any::<u128>()).prop_map(|(features, election_timeout_ms, cluster)| {
+        PeerAnnouncement {
+            features: Features(features),
+            election_timeout_ms,
+            cluster: ClusterId::new(cluster),
+        }
+    })
+}
+
+fn connect() -> impl Strategy<Value = Request> {
+    let parts = (node_id(), address(), proptest::option::of(announcement()));
+    parts.prop_map(|(id, address, announcement)| Request::Connect { id, address, announcement })
+}
+
 fn request() -> impl Strategy<Value = Request> {
     let prepare = |(database, sql, first)| Request::Prepare {
         database,
@@ -89,7 +105,7 @@ fn request() -> impl Strategy<Value = Request> {
             params
         }),
         Just(Request::Interrupt),
-        (node_id(), address()).prop_map(|(id, address)| Request::Connect { id, address }),
+        connect(),
         (node_id(), address()).prop_map(|(id, address)| Request::Add { id, address }),
         (node_id(), any::<u64>()).prop_map(|(id, role)| Request::Assign { id, role }),
         node_id().prop_map(|id| Request::Remove { id }),
@@ -406,10 +422,10 @@ proptest! {
     }
 
     #[test]
-    fn bytes_after_connect_stay_in_the_buffer(message in message(), id in node_id(), address in address()) {
+    fn bytes_after_connect_stay_in_the_buffer(message in message(), connect in connect()) {
         let mut buffer = BytesMut::new();
         Protocol::Current.encode(&mut buffer);
-        Request::Connect { id, address }.encode(&mut buffer);
+        connect.encode(&mut buffer);
         message.encode(&mut buffer);
         let mut decoder = ClientDecoder::new(1 << 20);
         for _ in 0..2 {
@@ -417,6 +433,22 @@ proptest! {
         }
         let decoded = RpcDecoder::new(RpcLimits::default()).decode(&mut buffer);
         prop_assert_eq!(decoded, Ok(Some(message)));
+    }
+
+    /// Whoever dials may say anything behind its address: id and address are what they would be without it.
+    #[test]
+    fn words_behind_the_address_change_nothing_else(
+        id in node_id(),
+        address in address(),
+        words in vec(any::<u64>(), 0..40),
+        said in proptest::option::of(announcement()),
+    ) {
+        let mut plain = BytesMut::new();
+        Request::Connect { id, address: address.clone(), announcement: said }.encode(&mut plain);
+        let mut body = plain.split_off(8);
+        words.iter().for_each(|word| body.extend_from_slice(&word.to_le_bytes()));
+        let decoded = Request::decode(&Frame { kind: 11, schema: 0, body: body.freeze() });
+        prop_assert_eq!(decoded, Ok(Request::Connect { id, address, announcement: said }));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use raft_glue::{
     ChangeError, Committed, Config, Configuration, Entry, EntryKind, HardState, InstalledSnapshot, Loaded,
-    LogIndex, NodeId, Output, Persist, Replica, RequestId, Role, Server, SnapshotMetadata, Term,
+    LogIndex, NodeId, Output, Persist, Replica, RequestId, Role, Server, SnapshotMetadata, StreamId, Term,
 };
 use wire_protocol::rpc;
 
@@ -408,7 +408,7 @@ impl Cluster {
             self.reported.insert((from, to), result.last_log_index.0);
         }
         let now_ms = self.now_ms;
-        self.replica(to).handle_message(NodeId(from), &address(from), message, now_ms);
+        self.replica(to).handle_message(StreamId(from), NodeId(from), &address(from), message, now_ms);
         self.pump_unless_busy(to);
     }
 

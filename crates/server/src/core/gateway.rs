@@ -1,7 +1,7 @@
 //! The door of a request: bytes of one client become work, in order, one request at a time.
 
 use bytes::Bytes;
-use wire_protocol::{Frame, Protocol, Request, RequestError, Response};
+use wire_protocol::{Frame, PeerAnnouncement, Protocol, Request, RequestError, Response};
 
 use super::client::{Client, Received, RequestState};
 use super::codes;
@@ -158,7 +158,9 @@ impl Core {
             }
             // Nothing is running: the answer is all there is to it.
             Request::Interrupt => self.respond(client, encode(&Response::Empty), now_ms),
-            Request::Connect { id, address } => self.connect_request(client, id, address, now_ms),
+            Request::Connect { id, address, announcement } => {
+                self.connect_request(client, id, address, announcement, now_ms);
+            }
             Request::Add { id, address } => self.add_request(client, id, address, now_ms),
             Request::Assign { id, role } => self.assign_request(client, id, role, now_ms),
             Request::Remove { id } => self.remove_request(client, id, now_ms),
@@ -232,12 +234,19 @@ impl Core {
     }
 
     /// CONNECT: the socket leaves the client protocol. A session it had is closed first.
-    fn connect_request(&mut self, client: ClientId, id: wire_protocol::NodeId, address: String, now_ms: u64) {
+    fn connect_request(
+        &mut self,
+        client: ClientId,
+        id: wire_protocol::NodeId,
+        address: String,
+        announcement: Option<PeerAnnouncement>,
+        now_ms: u64,
+    ) {
         if let Some(state) = self.clients.get_mut(&client) {
             state.gone = true;
             state.inbox.clear();
         }
-        self.outputs.push_back(Output::BecomePeer { client, id, address });
+        self.outputs.push_back(Output::BecomePeer { client, id, address, announcement });
         self.next_request(client, now_ms);
     }
 

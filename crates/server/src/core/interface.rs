@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use raft_glue::disk::Space;
-use raft_glue::{NodeId, Persist, SnapshotMetadata};
+use raft_glue::{NodeId, PeerAnnouncement, Persist, SnapshotMetadata, StreamId};
 use vfs::DatabaseSnapshot;
 use wire_protocol::{Frame, Protocol, Request, Response, rpc};
 
@@ -78,8 +78,26 @@ pub enum Input {
         /// Who.
         client: ClientId,
     },
+    /// A peer has opened a raft stream, which replaces those that it opened before.
+    PeerStreamOpened {
+        /// Which; never used again.
+        stream: StreamId,
+        /// Who, as announced when it connected.
+        from: NodeId,
+        /// What it said of itself; C nodes say nothing.
+        announcement: Option<PeerAnnouncement>,
+    },
+    /// A raft stream of a peer has ended, behind all that came on it.
+    PeerStreamEnded {
+        /// Which.
+        stream: StreamId,
+        /// Whose.
+        from: NodeId,
+    },
     /// A peer sent a raft message.
     PeerMessage {
+        /// On which of its streams.
+        stream: StreamId,
         /// Who, as announced when it connected.
         from: NodeId,
         /// Its address, as announced.
@@ -162,6 +180,8 @@ pub enum Output {
         id: NodeId,
         /// Its address.
         address: String,
+        /// What else it says of itself; [`Input::PeerStreamOpened`] brings it back once the stream is one.
+        announcement: Option<PeerAnnouncement>,
     },
     /// Run SQL on an executor.
     Sql(SqlJob),

@@ -166,8 +166,12 @@ impl Core {
             Input::ClientHolds { client, input, output } => self.client_holds(client, input, output),
             Input::SqliteHolds { bytes } => self.sqlite_holds(bytes),
             Input::ClientRefused { client } => self.client_refused(client, now_ms),
-            Input::PeerMessage { from, address, message } => {
-                self.replica.handle_message(from, &address, message, now_ms);
+            Input::PeerStreamOpened { stream, from, announcement } => {
+                self.replica.handle_stream_opened(stream, from, announcement);
+            }
+            Input::PeerStreamEnded { stream, from } => self.replica.handle_stream_ended(stream, from),
+            Input::PeerMessage { stream, from, address, message } => {
+                self.replica.handle_message(stream, from, &address, message, now_ms);
             }
             Input::PeerUnreachable { to, snapshot } => self.replica.handle_unreachable(to, snapshot),
             Input::SqlDone(done) => self.sql_done(done, now_ms),
