@@ -74,6 +74,14 @@ bugs! {
     LostDataKeepsMatched "lost-data-keeps-matched" "A peer that lost what it acknowledged is never sent it again (seed 97)."
     SnapshotIndexTooHigh "snapshot-index-too-high" "A snapshot claims one entry more than it holds."
     VotesBeforeCaughtUp "votes-before-caught-up" "A node whose log was damaged votes at once."
+    // The read lease.
+    LeaseFromAnswer "lease-from-answer" "A lease counts from when an echo was read, not from when it was sent."
+    LeaseTooLong "lease-too-long" "A lease lasts two election timeouts."
+    LeaseInTransfer "lease-in-transfer" "A leader that hands over goes on reading by its lease."
+    LeaseSurvivesTransfer "lease-survives-transfer" "After a transfer was given up the lease is valid at once, though the TIMEOUT_NOW may come late."
+    PromiseBroken "promise-broken" "A voter decides by ticks and its leader, not by the time since it took an append."
+    PromiseForgotten "promise-forgotten" "A voter that has just started votes at once."
+    LeaseIgnored "lease-ignored" "A leader that has applied its log reads without a lease."
     // The VFS.
     ReadsNotGated "reads-not-gated" "What a reader saw does not count for its reply, only what it wrote."
     WatermarkOffByOne "watermark-off-by-one" "The committed watermark is reported one frame too high."

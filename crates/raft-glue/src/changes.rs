@@ -104,6 +104,11 @@ impl Replica {
         Ok(())
     }
 
+    /// Whether leadership may be taken from us by a transfer that we have begun.
+    pub(crate) fn hands_over(&self) -> bool {
+        self.requests.transfer.is_some() || self.transfer_pending()
+    }
+
     /// The voter that has most of the log, among those heard from lately: of equals the first, as C chooses. If none was
     /// heard from, C's choice: the first voter that has been sent everything, else the last one.
     fn best_transferee(&self) -> Option<NodeId> {

@@ -8,11 +8,12 @@ use raft::{ProgressState, eraftpb};
 use wire_protocol::rpc::{
     AppendEntries, AppendEntriesResult, InstallSnapshot, RequestVote, RequestVoteResult, TimeoutNow,
 };
-use wire_protocol::{Configuration, EntryKind, LogIndex, NodeId, Term, rpc};
+use wire_protocol::{Configuration, EntryKind, Features, LogIndex, NodeId, Term, rpc};
 
 use crate::entry::to_raft;
 use crate::membership::to_conf_state;
 use crate::replica::Replica;
+use crate::streams::StreamId;
 use crate::{InstalledSnapshot, SnapshotMetadata};
 
 /// Indexes and terms beyond this are nonsense; adding to them must not overflow.
@@ -23,10 +24,14 @@ type Appended = Vec<(LogIndex, Term, Configuration)>;
 
 impl Replica {
     /// Steps a message. Returns the configurations it brought.
-    pub(crate) fn inbound(&mut self, from: NodeId, message: rpc::Message) -> Appended {
+    pub(crate) fn inbound(&mut self, stream: StreamId, from: NodeId, message: rpc::Message) -> Appended {
         match message {
-            rpc::Message::AppendEntries(append) => return self.append_received(from, &append),
-            rpc::Message::AppendEntriesResult(result) => self.append_result_received(from, &result),
+            rpc::Message::AppendEntries(append) => {
+                let configurations = self.append_received(from, &append);
+                self.append_taken(stream, from, &append);
+                return configurations;
+            }
+            rpc::Message::AppendEntriesResult(result) => self.append_result_received(stream, from, &result),
             rpc::Message::RequestVote(request) => self.vote_requested(from, &request),
             rpc::Message::RequestVoteResult(result) => self.vote_received(from, &result),
             rpc::Message::InstallSnapshot(install) => self.snapshot_received(from, install),
@@ -47,7 +52,8 @@ impl Replica {
     }
 
     fn append_received(&mut self, from: NodeId, append: &AppendEntries) -> Appended {
-        let AppendEntries { term, prev_log_index: prev, prev_log_term, leader_commit, entries } = append;
+        let AppendEntries { term, prev_log_index: prev, prev_log_term, leader_commit, entries, echo: _ } =
+            append;
         let sane = [term.0, prev.0, leader_commit.0].iter().all(|number| *number < MAX_NUMBER)
             && term.0 > 0
             && (prev.0 == 0) == (prev_log_term.0 == 0)
@@ -104,7 +110,23 @@ impl Replica {
         false
     }
 
-    fn append_result_received(&mut self, from: NodeId, result: &AppendEntriesResult) {
+    /// An append of our leader is a promise to it, whatever becomes of the entries; what it wants echoed goes back with the
+    /// next result.
+    fn append_taken(&mut self, stream: StreamId, from: NodeId, append: &AppendEntries) {
+        let raft = &self.raw.raft;
+        if raft.state != StateRole::Follower || raft.leader_id != from.0 || raft.term != append.term.0 {
+            return;
+        }
+        let term = raft.term;
+        self.promise();
+        let announced = self.streams.of_stream(stream, from);
+        let echoes = announced.is_some_and(|announced| announced.features.contains(Features::READ_LEASE));
+        if let Some(peer) = self.peers.get_mut(&from).filter(|_| echoes && append.echo > 0) {
+            peer.echo = Some((term, append.echo));
+        }
+    }
+
+    fn append_result_received(&mut self, stream: StreamId, from: NodeId, result: &AppendEntriesResult) {
         let raft = &self.raw.raft;
         let term = result.term;
         if self.leading.is_none()
@@ -118,6 +140,9 @@ impl Replica {
             return self.step(self.message(from, MessageType::MsgAppendResponse, term));
         }
         let last = raft.raft_log.last_index();
+        if let (Some(announced), Some(number)) = (self.streams.of_stream(stream, from), result.features) {
+            self.lease.echoed(from, number, announced, self.now_ms);
+        }
         // A process that was stopped finds answers from before; by now another leader may have been elected.
         let looked_ms = self.looked_ms;
         let peer = self.peers.entry(from).or_default();
@@ -133,6 +158,8 @@ impl Replica {
         if planted::bug!(OneAnswerCommits) && result.rejected.0 == 0 {
             self.raw.raft.raft_log.maybe_commit(result.last_log_index.0.min(last), term.0);
         }
+        let matched = self.raw.raft.prs().get(from.0).map_or(0, |progress| progress.matched);
+        self.lease.acknowledged(from, LogIndex(matched));
         if credit && self.leading.is_some() {
             self.step(self.message(from, MessageType::MsgHeartbeatResponse, term));
         }
@@ -186,6 +213,7 @@ impl Replica {
     fn has_leader(&self) -> bool {
         let raft = &self.raw.raft;
         raft.state == StateRole::Leader
+            || self.is_bound()
             || (raft.leader_id != 0 && raft.election_elapsed < raft.election_timeout())
     }
 
@@ -261,8 +289,8 @@ impl Replica {
             (false, _) => (MessageType::MsgRequestVoteResponse, term),
             (true, true) if term.0 == own + 1 => (MessageType::MsgRequestPreVoteResponse, term),
             (true, true) => return,
-            // C refuses with our own next term; raft-rs would take that for news.
-            (true, false) if term.0 <= own + 1 => (MessageType::MsgRequestPreVoteResponse, Term(own)),
+            // Not the last word, as with C: who is bound by a promise is asked again (`promise`).
+            (true, false) if term.0 <= own + 1 => return,
             (true, false) => (MessageType::MsgRequestPreVoteResponse, term),
         };
         let mut message = self.message(from, kind, term);
@@ -313,6 +341,9 @@ impl Replica {
             ..ConfState::default()
         });
         self.step(message);
+        if self.raw.raft.leader_id == from.0 && self.raw.raft.term == term.0 {
+            self.promise();
+        }
         if self.raw.raft.raft_log.unstable_snapshot().is_some() {
             if !planted::bug!(SnapshotConfigurationIgnored) {
                 self.membership.install(configuration.clone(), configuration_index);

@@ -14,6 +14,7 @@ use wire_protocol::rpc::{AppendEntries, AppendEntriesResult, RequestVote, Reques
 use wire_protocol::{LogIndex, NodeId, Term, rpc};
 
 use crate::entry::from_raft;
+use crate::lease::echo_number;
 use crate::replica::Replica;
 
 /// raft-rs's mark of a campaign after a transfer.
@@ -40,6 +41,7 @@ impl Replica {
             })),
             MessageType::MsgTimeoutNow => {
                 let log = &self.raw.raft.raft_log;
+                self.lease.timeout_now_sent(to, LogIndex(log.last_index()));
                 Some(rpc::Message::TimeoutNow(TimeoutNow {
                     term,
                     last_log_index: LogIndex(log.last_index()),
@@ -78,6 +80,7 @@ impl Replica {
             prev_log_term: Term(prev_term),
             leader_commit: LogIndex(message.commit.min(covered)),
             entries: entries.iter().map(from_raft).collect(),
+            echo: echo_number(self.now_ms),
         }))
     }
 
@@ -116,6 +119,7 @@ impl Replica {
             prev_log_term: Term(log.term(prev).ok()?),
             leader_commit: LogIndex(log.committed.min(prev)),
             entries: Vec::new(),
+            echo: echo_number(self.now_ms),
         });
         self.peers.entry(to).or_default().heartbeat_credit = true;
         Some(message)
@@ -140,6 +144,12 @@ impl Replica {
         }))
     }
 
+    /// What a leader of ours wants returned: the number of its newest append in this term. 0 for a C node.
+    fn echo_for(&self, to: NodeId, term: u64) -> u64 {
+        let echo = self.peers.get(&to).and_then(|peer| peer.echo);
+        echo.filter(|(taken, _)| *taken == term).map_or(0, |(_, number)| number)
+    }
+
     /// Reports no more than what is durable at this moment.
     fn append_entries_result(&self, message: &Message) -> rpc::Message {
         let persisted = self.raw.raft.raft_log.persisted;
@@ -148,7 +158,7 @@ impl Replica {
             term: Term(message.term),
             rejected: LogIndex(if message.reject { message.index } else { 0 }),
             last_log_index: LogIndex(reported.min(persisted)),
-            features: Some(0),
+            features: Some(self.echo_for(NodeId(message.to), message.term)),
         })
     }
 }

@@ -23,6 +23,7 @@ use crate::changes::Requests;
 use crate::config::{Config, ReplicaError};
 use crate::entry::to_raft;
 use crate::error::{ChangeError, ProposeError};
+use crate::lease::{self, Lease};
 use crate::logger::logger;
 use crate::membership::Membership;
 use crate::output::{Output, ReadEntries, RequestId};
@@ -46,6 +47,8 @@ pub(crate) struct Peer {
     pub(crate) contact_ms: Option<u64>,
     /// A snapshot is on its way since then.
     pub(crate) snapshot_since_ms: Option<u64>,
+    /// The newest echo number of its appends as our leader, and their term.
+    pub(crate) echo: Option<(u64, u64)>,
 }
 
 /// Our leadership.
@@ -82,6 +85,12 @@ pub struct Replica {
     pub(crate) membership: Membership,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     pub(crate) streams: Streams,
+    /// What was promised to our leadership.
+    pub(crate) lease: Lease,
+    /// Until when a promise forbids to vote.
+    pub(crate) no_vote_before_ms: u64,
+    /// When pre-votes were asked for last.
+    pub(crate) asked_ms: u64,
     pub(crate) leading: Option<Leading>,
     pub(crate) requests: Requests,
     pub(crate) now_ms: u64,
@@ -135,6 +144,8 @@ impl Replica {
     pub fn new(config: Config, loaded: Loaded, now_ms: u64) -> Result<Self, ReplicaError> {
         config.validate()?;
         let written = loaded.hard_state;
+        // Whoever answers a leader has stored its term before.
+        let took_part = written.term.0 > 0 && !planted::bug!(PromiseForgotten);
         let mut log = Log::new(config.id, loaded)?;
         let mut membership = match log.snapshot_metadata() {
             Some(snapshot) => Membership::new(snapshot.configuration.clone(), snapshot.configuration_index),
@@ -172,6 +183,9 @@ impl Replica {
             membership,
             peers: BTreeMap::new(),
             streams: Streams::default(),
+            lease: Lease::default(),
+            no_vote_before_ms: 0,
+            asked_ms: 0,
             leading: None,
             requests: Requests::default(),
             now_ms,
@@ -190,8 +204,10 @@ impl Replica {
             reads: BTreeMap::new(),
             halted: false,
         };
-        let voters: Vec<NodeId> = replica.configuration().voters().map(|server| server.id).collect();
-        if voters == [replica.config.id] && replica.may_vote() {
+        if took_part {
+            replica.promise();
+        }
+        if replica.is_sole_voter() && replica.may_vote() {
             replica.raw.campaign()?;
         }
         replica.settle(Vec::new());
@@ -216,19 +232,22 @@ impl Replica {
     ) {
         if from.0 != 0 && from != self.config.id {
             self.streams.opened(stream, from, announcement);
+            self.lease.forget(from);
         }
     }
 
     /// A stream to us has ended, and with it what its dialler announced.
     pub fn handle_stream_ended(&mut self, stream: StreamId, from: NodeId) {
-        self.streams.ended(stream, from);
+        if self.streams.ended(stream, from) {
+            self.lease.forget(from);
+        }
     }
 
     /// A message of a peer, which announced itself with this id and address. A stream that was never opened counts as one
     /// whose dialler announced nothing.
     pub fn handle_message(
         &mut self,
-        _stream: StreamId,
+        stream: StreamId,
         from: NodeId,
         address: &str,
         message: rpc::Message,
@@ -246,7 +265,7 @@ impl Replica {
         if peer.address != address {
             address.clone_into(&mut peer.address);
         }
-        let configurations = self.inbound(from, message);
+        let configurations = self.inbound(stream, from, message);
         self.settle(configurations);
     }
 
@@ -265,12 +284,17 @@ impl Replica {
                 self.raw.raft.election_elapsed = 0;
                 continue;
             }
+            if self.raw.raft.state != StateRole::Leader && self.would_stand_too_early() {
+                continue;
+            }
             let leads = self.raw.raft.state == StateRole::Leader;
             if self.raw.tick() && !leads {
                 self.campaigns += 1;
+                self.asked_ms = self.now_ms;
             }
             self.settle(Vec::new());
         }
+        self.ask_again();
         self.expire_snapshots();
         self.expire_requests();
         self.settle(Vec::new());
@@ -402,7 +426,7 @@ impl Replica {
     #[must_use]
     pub fn announcement(&self) -> PeerAnnouncement {
         PeerAnnouncement {
-            features: Features::default(),
+            features: Features::READ_LEASE,
             election_timeout_ms: Some(self.config.election_timeout_ms),
             cluster: None,
         }
@@ -442,6 +466,35 @@ impl Replica {
         voters == 0 || heard > voters / 2
     }
 
+    /// Whether we lead, know what was committed before, and nobody else can have been elected by `now_ms`, so that what
+    /// is applied here is the newest state there is. It is asked in memory; `now_ms` must have been read after the request
+    /// that wants to know has arrived.
+    #[must_use]
+    pub fn may_read(&mut self, now_ms: u64) -> bool {
+        self.advance(now_ms);
+        let pending = self.hands_over() && !planted::bug!(LeaseInTransfer);
+        self.serving()
+            && !pending
+            && self.lease.is_valid(self.config.id, self.membership.newest(), self.now_ms)
+    }
+
+    /// Whether [`Self::may_read`] becomes true by the heartbeats alone. It does not if the voters that understand leases are
+    /// no majority.
+    #[must_use]
+    pub fn lease_is_possible(&self) -> bool {
+        lease::is_possible(self.config.id, self.membership.newest(), |id| self.streams.of_peer(id))
+    }
+
+    /// Appends an empty entry. Once that is applied, and we still lead, nobody else had been elected when this was called:
+    /// the proof of leadership that needs nothing of the voters but what every one, also a C node, does.
+    pub fn confirm_leadership(&mut self) -> Option<LogIndex> {
+        if !self.serving() || self.transfer_pending() {
+            return None;
+        }
+        let term = Term(self.raw.raft.term);
+        self.append(&Entry { term, kind: EntryKind::Barrier, data: Entry::BARRIER_DATA })
+    }
+
     /// When this peer last answered us as the leader; nothing while we do not lead.
     #[must_use]
     pub fn contact_ms(&self, id: NodeId) -> Option<u64> {
@@ -460,6 +513,12 @@ impl Replica {
     #[must_use]
     pub fn election_timeout_ms(&self) -> u64 {
         self.config.election_timeout_ms
+    }
+
+    /// How often a leader speaks to everybody, milliseconds.
+    #[must_use]
+    pub fn heartbeat_timeout_ms(&self) -> u64 {
+        self.config.heartbeat_timeout_ms
     }
 
     /// How often [`Self::handle_tick`] is to be called, milliseconds.

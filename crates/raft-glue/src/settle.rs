@@ -6,6 +6,7 @@ use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, Conf
 use wire_protocol::{Configuration, LogIndex, Term};
 
 use crate::error::ChangeError;
+use crate::lease::Lease;
 use crate::membership::to_conf_state;
 use crate::output::Output;
 use crate::replica::{Leading, Replica};
@@ -92,6 +93,7 @@ impl Replica {
         if leads && self.leading.is_none() {
             let first_index = self.raw.raft.raft_log.last_index();
             self.leading = Some(Leading { term, first_index, since_ms: self.looked_ms });
+            self.lease = Lease::default();
             for peer in self.peers.values_mut() {
                 peer.heartbeat_credit = false;
                 peer.contact_ms = None;

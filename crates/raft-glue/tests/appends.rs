@@ -301,6 +301,7 @@ fn answers_go_to_where_the_peer_says_that_it_is() {
         prev_log_term: Term(2),
         leader_commit: LogIndex(9),
         entries: Vec::new(),
+        echo: 0,
     };
     replica.handle_message(StreamId(1), NodeId(1), "moved", Message::AppendEntries(append), 0);
     let mut answers = Vec::new();

@@ -111,11 +111,8 @@ pub fn core(
     now_ms: u64,
 ) -> Result<Core, NodeError> {
     let config = Config { no_vote_until: loaded.no_vote_until, ..config };
-    // An acknowledgement may be as old as a heartbeat when it counts, and nobody else is elected before a whole
-    // election timeout has passed since it was given.
-    let lease_ms = config.election_timeout_ms - config.heartbeat_timeout_ms;
     let memory = live.memory_rules();
-    let core_config = CoreConfig { id: config.id, address: config.address.clone(), lease_ms, memory };
+    let core_config = CoreConfig { id: config.id, address: config.address.clone(), memory };
     let replica = Replica::new(config, loaded, now_ms).map_err(NodeError::Replica)?;
     Ok(Core::new(core_config, replica, vfs, live))
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Events, Poll};
@@ -14,6 +14,7 @@ use raft_glue::LogIndex;
 use vfs::Vfs;
 
 use crate::clients::Clients;
+use crate::clock::Clock;
 use crate::connection::Connection;
 use crate::core::{Core, DiskJob, Input, Output, SqlJob};
 use crate::dialer::Purpose;
@@ -40,8 +41,8 @@ pub(crate) struct Parts {
     pub(crate) poll: Poll,
     pub(crate) notifier: Notifier,
     pub(crate) completions: Receiver<Completion>,
-    /// The moment that `now_ms` counts from.
-    pub(crate) origin: Instant,
+    /// What `now_ms` is read from.
+    pub(crate) clock: Clock,
     pub(crate) core: Core,
     pub(crate) vfs: Arc<Vfs>,
     pub(crate) sqlite: SqliteThread,
@@ -127,6 +128,7 @@ impl EventLoop {
         let busy = !events.is_empty() || !self.inputs.is_empty();
         self.collect(events, now_ms);
         self.feed(now_ms);
+        let now_ms = self.now_ms();
         self.perform(now_ms);
         self.report_made_up();
         self.flush(now_ms);
@@ -143,7 +145,7 @@ impl EventLoop {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.parts.origin.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.parts.clock.now_ms()
     }
 
     /// Whether new work may come in.
@@ -267,9 +269,13 @@ impl EventLoop {
         }
         if self.accepts_work() {
             let Self { parts, clients, scratch, inputs, .. } = self;
-            clients.read(scratch, inputs, |input| parts.core.handle(input, now_ms));
-            parts.transport.read(scratch, |input| parts.core.handle(input, now_ms));
+            // The clock is read behind each message: the process may have been stopped since this turn began, and what
+            // has come meanwhile must not be judged by the time before.
+            let clock = parts.clock;
+            clients.read(scratch, inputs, |input| parts.core.handle(input, clock.now_ms()));
+            parts.transport.read(scratch, |input| parts.core.handle(input, clock.now_ms()));
         }
+        let now_ms = self.now_ms();
         if self.parts.peer_clients.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms) {
             self.parts.peer_clients.handle_time(now_ms);
         }

@@ -16,6 +16,7 @@ pub mod snapshot_work;
 
 pub mod client_memory;
 mod clients;
+mod clock;
 mod connection;
 mod crew;
 mod dialer;

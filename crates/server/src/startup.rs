@@ -3,7 +3,6 @@
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
-use std::time::Instant;
 
 use crossbeam_channel::Sender;
 use raft_glue::Loaded;
@@ -13,6 +12,7 @@ use wire_protocol::NodeId;
 
 use crate::address::BoundSocket;
 use crate::assembly;
+use crate::clock::Clock;
 use crate::connector::Connect;
 use crate::dialer::{Dialer, Purpose};
 use crate::disk_thread::DiskThread;
@@ -80,7 +80,7 @@ impl Plan<'_> {
         started: Sender<Result<(), String>>,
     ) -> Result<(EventLoop, Outbox), NodeError> {
         let LoadedNode { log, loaded, sqlite, vfs } = node;
-        let origin = Instant::now();
+        let clock = Clock::start();
         let made_up_at = loaded.no_vote_until;
         let seed = RandomState::new().build_hasher().finish();
         let config = assembly::replica_config(self.id, self.address, self.options, seed);
@@ -115,7 +115,7 @@ impl Plan<'_> {
             poll,
             notifier,
             completions,
-            origin,
+            clock,
             core,
             vfs,
             sqlite,

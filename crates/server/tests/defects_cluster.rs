@@ -166,6 +166,7 @@ fn a_write_that_reached_the_log_before_its_job_came_back_is_not_called_refused()
             prev_log_term: Term(0),
             leader_commit: LogIndex(0),
             entries: Vec::new(),
+            echo: 0,
         };
         let message = Message::AppendEntries(entries);
         let (stream, from, address) = (StreamId(1), NodeId(2), "2".to_owned());

@@ -11,7 +11,9 @@
 //! | 5 | INSTALL_SNAPSHOT | 48 + configuration | at least that |
 //! | 6 | TIMEOUT_NOW | 24 | 24 |
 //!
-//! C leaves the last 8 bytes of APPEND_ENTRIES undefined, old releases also those of INSTALL_SNAPSHOT; we write zeros.
+//! C leaves the last 8 bytes of APPEND_ENTRIES undefined, old releases also those of INSTALL_SNAPSHOT. In the former a
+//! leader of ours puts an echo number, which means something only if the stream's dialler announced that
+//! ([`crate::Features::READ_LEASE`]); in the latter we write zeros.
 //! The payload is the data of the entries, or the snapshot.
 
 mod decode;
@@ -77,6 +79,8 @@ pub struct AppendEntries {
     pub leader_commit: LogIndex,
     /// Entries at `prev_log_index + 1` and on.
     pub entries: Vec<Entry>,
+    /// A number to return in the feature word of results; junk from C nodes, 0 from those that leave it out.
+    pub echo: u64,
 }
 
 /// Answer to [`AppendEntries`] and to [`InstallSnapshot`].

@@ -458,11 +458,17 @@ fn append_entries() {
         prev_log_term: Term(2),
         leader_commit: LogIndex(8),
         entries: vec![],
+        echo: 0,
     };
     check_rpc(
         "0100000000000000 3000000000000000 0300000000000000 0900000000000000 0200000000000000 0800000000000000
          0000000000000000 0000000000000000",
         Message::AppendEntries(heartbeat.clone()),
+    );
+    check_rpc(
+        "0100000000000000 3000000000000000 0300000000000000 0900000000000000 0200000000000000 0800000000000000
+         0000000000000000 0807060504030201",
+        Message::AppendEntries(AppendEntries { echo: 0x0102_0304_0506_0708, ..heartbeat.clone() }),
     );
     let barrier = Entry { term: Term(3), kind: EntryKind::Barrier, data: Entry::BARRIER_DATA };
     let one = Message::AppendEntries(AppendEntries { entries: vec![barrier], ..heartbeat });
@@ -475,7 +481,9 @@ fn append_entries() {
     // are reserved.
     let junk = hex("0100efbeaddebeef 4000000000000000 0300000000000000 0900000000000000 0200000000000000
         0800000000000000 0100000000000000 0300000000000000 02 a1b2c3 08000000 efbeaddeefbeadde 0000000000000000");
-    check_rpc_decodes(&junk, one.clone());
+    let Message::AppendEntries(mut with_junk) = one.clone() else { panic!("an append") };
+    with_junk.echo = 0xdead_beef_dead_beef;
+    check_rpc_decodes(&junk, Message::AppendEntries(with_junk));
     let without_last_word = hex("0100000000000000 3800000000000000 0300000000000000 0900000000000000
         0200000000000000 0800000000000000 0100000000000000 0300000000000000 02 000000 08000000 0000000000000000");
     check_rpc_decodes(&without_last_word, one);

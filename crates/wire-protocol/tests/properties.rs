@@ -215,14 +215,15 @@ fn configuration() -> impl Strategy<Value = Configuration> {
 
 fn message() -> impl Strategy<Value = Message> {
     prop_oneof![
-        (term(), index(), term(), index(), vec(entry(), 0..6)).prop_map(
-            |(term, prev_log_index, prev_log_term, leader_commit, entries)| {
+        (term(), index(), term(), index(), vec(entry(), 0..6), any::<u64>()).prop_map(
+            |(term, prev_log_index, prev_log_term, leader_commit, entries, echo)| {
                 Message::AppendEntries(AppendEntries {
                     term,
                     prev_log_index,
                     prev_log_term,
                     leader_commit,
                     entries,
+                    echo,
                 })
             }
         ),

@@ -107,6 +107,9 @@ pub struct Cluster {
     pub trailing: u64,
     /// Messages between a pair of nodes, in order.
     wires: BTreeMap<(u64, u64), VecDeque<rpc::Message>>,
+    /// The stream that carries them, as long as both ends run.
+    streams: BTreeMap<(u64, u64), StreamId>,
+    next_stream: u64,
     /// Pairs that cannot talk, in this direction.
     pub cut: Vec<(u64, u64)>,
     /// State of the state machine after each index, once any node has applied it.
@@ -142,6 +145,8 @@ impl Cluster {
             threshold: 1 << 40,
             trailing: 1 << 40,
             wires: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            next_stream: 1,
             cut: Vec::new(),
             history: BTreeMap::new(),
             leaders: BTreeMap::new(),
@@ -205,7 +210,23 @@ impl Cluster {
             });
         node.applied = node.applied.max(u64::from(!loaded.entries.is_empty()).min(1));
         node.replica = Some(Replica::new(config, loaded, now_ms).expect("what was written can be loaded"));
+        let others: Vec<u64> = self.nodes.keys().copied().filter(|other| *other != id).collect();
+        for other in others {
+            for (from, to) in [(id, other), (other, id)] {
+                if self.is_running(other) && !self.cut.contains(&(from, to)) {
+                    self.open_stream(from, to);
+                }
+            }
+        }
         self.pump(id);
+    }
+
+    fn open_stream(&mut self, from: u64, to: u64) {
+        let stream = StreamId(self.next_stream);
+        self.next_stream += 1;
+        self.streams.insert((from, to), stream);
+        let announcement = self.replica(from).announcement();
+        self.replica(to).handle_stream_opened(stream, NodeId(from), Some(announcement));
     }
 
     /// The node and everything that was not durable are gone; so is what was on the wire to it.
@@ -216,6 +237,13 @@ impl Cluster {
         node.proposed.clear();
         node.snapshot = None;
         self.wires.retain(|(from, to), _| *from != id && *to != id);
+        for ((from, to), stream) in std::mem::take(&mut self.streams) {
+            if from == id && self.is_running(to) && !self.cut.contains(&(from, to)) {
+                self.replica(to).handle_stream_ended(stream, NodeId(from));
+            } else if to != id && from != id {
+                self.streams.insert((from, to), stream);
+            }
+        }
     }
 
     pub fn is_running(&self, id: u64) -> bool {
@@ -408,7 +436,8 @@ impl Cluster {
             self.reported.insert((from, to), result.last_log_index.0);
         }
         let now_ms = self.now_ms;
-        self.replica(to).handle_message(StreamId(from), NodeId(from), &address(from), message, now_ms);
+        let stream = self.streams.get(&(from, to)).copied().unwrap_or_default();
+        self.replica(to).handle_message(stream, NodeId(from), &address(from), message, now_ms);
         self.pump_unless_busy(to);
     }
 

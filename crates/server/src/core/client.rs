@@ -68,7 +68,7 @@ pub(super) struct Opened {
 pub(super) enum RequestState {
     /// Nothing is in progress.
     Idle,
-    /// A leader must have applied its own barrier before it runs SQL.
+    /// For certainty that this node leads and has applied what is committed; see `admission`.
     Barrier(Work),
     /// For the writer lane; the work is in the lane's queue.
     Queued,

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use wire_protocol::{Frame, PeerAnnouncement, Protocol, Request, RequestError, Response};
 
-use super::client::{Client, Received, RequestState};
+use super::client::{Client, Received};
 use super::codes;
 use super::job::{RequestKind, Work};
 use super::session::encode;
@@ -262,41 +262,5 @@ impl Core {
     fn statement_exists(&self, client: ClientId, statement: u32) -> bool {
         let opened = self.clients.get(&client).and_then(|state| state.opened.as_ref());
         opened.is_some_and(|opened| opened.statement_is_readonly(statement).is_some())
-    }
-
-    /// Only a leader with a living quorum runs SQL: one that is cut off would answer with the past.
-    pub(super) fn check_leader(&mut self, client: ClientId, now_ms: u64) -> bool {
-        let leads = self.failed.is_none()
-            && self.replica.is_leader()
-            && self.replica.hears_quorum(self.config.lease_ms, now_ms);
-        if !leads {
-            self.refuse(client, codes::NOT_LEADER, "not leader", now_ms);
-        }
-        leads
-    }
-
-    /// Runs the work now, or once this leader has applied everything its predecessors committed.
-    fn when_serving(&mut self, client: ClientId, work: Work, now_ms: u64) {
-        if self.replica.serving() || planted::bug!(BarrierSkipped) {
-            self.dispatch(client, work, now_ms);
-        } else if let Some(state) = self.clients.get_mut(&client) {
-            state.request = RequestState::Barrier(work);
-            self.barrier.push_back(client);
-        }
-    }
-
-    /// Starts what has waited for this leader to be up to date.
-    pub(super) fn release_barrier(&mut self, now_ms: u64) -> bool {
-        if self.barrier.is_empty() || !self.replica.serving() {
-            return false;
-        }
-        for client in std::mem::take(&mut self.barrier) {
-            let Some(state) = self.clients.get_mut(&client) else { continue };
-            match std::mem::replace(&mut state.request, RequestState::Idle) {
-                RequestState::Barrier(work) => self.dispatch(client, work, now_ms),
-                other => state.request = other,
-            }
-        }
-        true
     }
 }

@@ -151,7 +151,7 @@ impl Core {
                 self.fail_and_close(waiter.client, codes::NOT_LEADER);
             }
         }
-        self.barrier.clear();
+        self.admission.clear();
         let clients: Vec<ClientId> = self.clients.keys().copied().collect();
         for client in clients {
             self.end_client_of_lost_leader(client, now_ms);
@@ -183,7 +183,8 @@ impl Core {
         let Some(state) = self.clients.get_mut(&client) else { return };
         match &state.request {
             RequestState::Barrier(_) => {
-                self.reply_only(client, codes::LEADERSHIP_LOST, "leadership lost");
+                // It has not begun.
+                self.reply_only(client, codes::NOT_LEADER, "not leader");
                 if has_session { self.close_dead(client) } else { self.finish(client, now_ms) }
             }
             RequestState::Idle if has_session && planted::bug!(StaleSchemaAfterUndo) => {}

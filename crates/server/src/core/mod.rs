@@ -7,6 +7,7 @@
 //! Invariants: one job per session and one writer per database at a time; no reply leaves before the state it was
 //! computed from is committed; after leadership is lost nothing of the old generation is proposed or answered.
 
+mod admission;
 mod apply;
 mod ask;
 mod batch;
@@ -43,6 +44,7 @@ use vfs::{Veto, Vfs};
 use wire_protocol::Response;
 
 use crate::options::LiveOptions;
+use admission::Admission;
 use ask::Asker;
 use budget::Budget;
 use client::{Client, RequestState};
@@ -65,8 +67,6 @@ pub struct CoreConfig {
     pub id: NodeId,
     /// Address of this node as the cluster knows it.
     pub address: String,
-    /// A leader that has not heard from a quorum for this long refuses SQL, milliseconds.
-    pub lease_ms: u64,
     /// How much clients may make the node hold.
     pub memory: MemoryRules,
 }
@@ -86,8 +86,8 @@ pub struct Core {
     sqlite_looked_ms: u64,
     databases: Databases,
     proposals: Proposals,
-    /// Clients in [`RequestState::Barrier`], in order of arrival.
-    barrier: VecDeque<ClientId>,
+    /// Clients in [`RequestState::Barrier`].
+    admission: Admission,
     cluster_requests: BTreeMap<RequestId, ClientId>,
     roles: RoleManager,
     handover: Option<Handover>,
@@ -129,7 +129,7 @@ impl Core {
             clients: BTreeMap::new(),
             databases: Databases::default(),
             proposals: Proposals::default(),
-            barrier: VecDeque::new(),
+            admission: Admission::default(),
             cluster_requests: BTreeMap::new(),
             roles: RoleManager::default(),
             handover: None,
@@ -254,7 +254,7 @@ impl Core {
             self.replica_output(output, now_ms);
             return true;
         }
-        let progress = self.release_barrier(now_ms);
+        let progress = self.admit_waiting(now_ms);
         self.take_snapshot_if_due();
         if self.stopping && self.sql_jobs_out == 0 {
             self.stopped = true;

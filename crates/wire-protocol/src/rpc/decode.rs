@@ -8,7 +8,7 @@ use super::{
     InstallSnapshot, MAX_HEADER_LEN, MAX_PAYLOAD_LEN, Message, PREAMBLE_LEN, REQUEST_VOTE,
     REQUEST_VOTE_RESULT, RequestVote, RequestVoteResult, TIMEOUT_NOW, TimeoutNow,
 };
-use crate::entry::{self, EntryHeader};
+use crate::entry::{self, ENTRY_HEADER_LEN, EntryHeader};
 use crate::word::{Reader, WORD_LEN};
 use crate::{Configuration, DecodeError, LogIndex, NodeId, Term};
 
@@ -198,15 +198,19 @@ fn decode_header(kind: u16, header: &Bytes) -> Result<Header, DecodeError> {
 }
 
 fn decode_append_entries(reader: &mut Reader<'_>) -> Result<Header, DecodeError> {
-    let message = AppendEntries {
+    let mut message = AppendEntries {
         term: term(reader)?,
         prev_log_index: index(reader)?,
         prev_log_term: term(reader)?,
         leader_commit: index(reader)?,
         entries: Vec::new(),
+        echo: 0,
     };
     let count = reader.u64("entry count")?;
-    let headers = entry::decode_headers(count, &reader.rest())?;
+    let rest = reader.rest();
+    let headers = entry::decode_headers(count, &rest)?;
+    let spare = rest.get(headers.len() * ENTRY_HEADER_LEN..).and_then(<[u8]>::first_chunk);
+    message.echo = spare.map_or(0, |word| u64::from_le_bytes(*word));
     let payload_len = entry::data_len(&headers);
     Ok(Header::Pending(PayloadHeader::AppendEntries(message, headers), payload_len))
 }

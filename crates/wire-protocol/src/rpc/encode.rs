@@ -97,7 +97,7 @@ impl Message {
                 buffer.put_u64_le(message.leader_commit.0);
                 encode_batch_header(&message.entries, buffer);
                 // Room for a leader id that C never fills in.
-                buffer.put_u64_le(0);
+                buffer.put_u64_le(message.echo);
             }
             Self::AppendEntriesResult(message) => {
                 buffer.put_u64_le(message.term.0);
