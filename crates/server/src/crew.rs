@@ -112,7 +112,7 @@ impl Crew {
 }
 
 fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name("dqlite-loop".to_owned()).spawn(work)
+    std::thread::Builder::new().name("dqlite-loop".to_owned()).stack_size(vfs::STACK_LEN).spawn(work)
 }
 
 impl Shared {

@@ -183,7 +183,10 @@ impl SqliteThread {
         }
         let (tasks, queue) = crossbeam_channel::bounded::<Task>(MAX_QUEUED);
         let (quit, ended) = crossbeam_channel::bounded::<()>(0);
-        let handle = std::thread::Builder::new().name("dqlite-sql-0".to_owned()).spawn(move || {
+        let handle = std::thread::Builder::new()
+            .name("dqlite-sql-0".to_owned())
+            .stack_size(vfs::STACK_LEN)
+            .spawn(move || {
             let mut spin = Spin::default();
             loop {
                 let task = match queue.try_recv() {

@@ -203,7 +203,7 @@ impl<J: Job> Pool<J> {
         let queue = Arc::clone(&self.queue);
         let outbox = self.outbox.clone();
         let name = format!("dqlite-sql-{}", self.names.fetch_add(1, Ordering::Relaxed));
-        let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let thread = std::thread::Builder::new().name(name).stack_size(vfs::STACK_LEN).spawn(move || {
             let mut again = false;
             while let Some((number, job)) = queue.next(again) {
                 let completion = run_job(job);

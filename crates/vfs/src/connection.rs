@@ -12,6 +12,7 @@ use crate::authorizer;
 use crate::database::Database;
 use crate::error::{SqlError, Veto, message_of};
 use crate::handle::Handle;
+use crate::limits;
 use crate::name::DatabaseName;
 use crate::page::Position;
 use crate::register::Registration;
@@ -238,7 +239,8 @@ impl Connection {
         self.inner.handle().view.id
     }
 
-    /// Compiles the first statement of `sql`.
+    /// Compiles the first statement of `sql`. SQLite copies a text that does not end with a NUL byte, all of it for each
+    /// statement; one that does is read where it is. The text ends at its first NUL byte.
     ///
     /// # Errors
     /// SQLite's.
@@ -351,6 +353,7 @@ fn configure(entered: &Entered<'_>) -> Result<Arc<Handle>, SqlError> {
     // Only effective after open has returned: SQLite sets its default at the end of it.
     // SAFETY: the connection is open and entered.
     check(unsafe { ffi::sqlite3_wal_autocheckpoint(entered.db, 0) })?;
+    limits::install(entered);
     for option in [ffi::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, ffi::SQLITE_DBCONFIG_ENABLE_FKEY] {
         // SAFETY: these options take an int and a place for the new value, which may be null.
         check(unsafe { ffi::sqlite3_db_config(entered.db, option, 1, std::ptr::null_mut::<c_int>()) })?;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use libsqlite3_sys as ffi;
 
 use crate::connection::{Inner, Lifetime};
+use crate::depth;
 use crate::error::SqlError;
 
 /// Outcome of a step.
@@ -72,8 +73,17 @@ impl Drop for Statement {
 impl Statement {
     pub(crate) fn prepare(inner: &Arc<Inner>, sql: &[u8], lifetime: Lifetime) -> Result<Prepared, SqlError> {
         let len = c_int::try_from(sql.len()).map_err(|_| SqlError::from_code(ffi::SQLITE_TOOBIG))?;
-        if sql.is_empty() {
-            return Ok(Prepared { statement: None, consumed: 0 });
+        if matches!(sql, [] | [0, ..]) {
+            return Ok(Prepared { statement: None, consumed: sql.len() });
+        }
+        if sql.len() > depth::SHORT_TEXT_LEN && depth::units(sql) > depth::MAX_STATEMENT_UNITS {
+            return Err(SqlError {
+                code: ffi::SQLITE_ERROR,
+                message:
+                    "statement nests too deep: its subqueries, common table expressions or generated columns \
+                    build on each other too often"
+                        .into(),
+            });
         }
         let flags = match lifetime {
             Lifetime::Transient => 0,

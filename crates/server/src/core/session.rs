@@ -361,6 +361,13 @@ impl Session {
                 }
                 let prepared = self.connection.prepare(rest)?;
                 *offset += prepared.consumed;
+                if *offset < sql.len() && sql.last() != Some(&0) {
+                    // SQLite copies a text without a NUL byte at its end, all that is left of it for each statement.
+                    let mut rest = Vec::with_capacity(sql.len() - *offset + 1);
+                    rest.extend_from_slice(&sql[*offset..]);
+                    rest.push(0);
+                    (*sql, *offset) = (rest.into(), 0);
+                }
                 match prepared.statement {
                     Some(statement) => current.statement = Some(statement),
                     None => return Ok(self.result()),
