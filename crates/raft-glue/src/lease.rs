@@ -82,10 +82,15 @@ impl Lease {
         }
     }
 
+    /// Whether a TIMEOUT_NOW may come late.
+    pub(crate) fn is_suspended(&self) -> bool {
+        !self.late.is_empty()
+    }
+
     /// Whether nobody else can have been elected up to now.
     pub(crate) fn is_valid(&self, own: NodeId, configuration: &Configuration, now_ms: u64) -> bool {
         let promised = |id| self.promised_until_ms.get(&id).is_some_and(|until_ms| now_ms < *until_ms);
-        self.late.is_empty() && has_majority(own, configuration, promised)
+        !self.is_suspended() && has_majority(own, configuration, promised)
     }
 }
 

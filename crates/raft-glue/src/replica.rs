@@ -479,10 +479,12 @@ impl Replica {
     }
 
     /// Whether [`Self::may_read`] becomes true by the heartbeats alone. It does not if the voters that understand leases are
-    /// no majority.
+    /// no majority, nor while the target of a transfer that was given up may still act: one that is gone would make every read
+    /// wait in vain.
     #[must_use]
     pub fn lease_is_possible(&self) -> bool {
-        lease::is_possible(self.config.id, self.membership.newest(), |id| self.streams.of_peer(id))
+        !self.lease.is_suspended()
+            && lease::is_possible(self.config.id, self.membership.newest(), |id| self.streams.of_peer(id))
     }
 
     /// Appends an empty entry. Once that is applied, and we still lead, nobody else had been elected when this was called:

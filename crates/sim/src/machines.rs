@@ -458,7 +458,9 @@ impl World {
         self.sockets_of_dead(node, silently);
         if !self.machines[node].starting {
             self.machines[node].starting = true;
-            let wait_us = self.random.around(5 * SECOND);
+            // A voter that is back before a lease has ended that it granted must not vote at once.
+            let at_once = self.random.percent(30);
+            let wait_us = self.random.around(if at_once { 300 * MILLISECOND } else { 5 * SECOND });
             self.plan(wait_us, Event::Start { node });
         }
     }
