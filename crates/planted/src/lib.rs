@@ -104,6 +104,8 @@ bugs! {
     ReturnedWriteRefused "returned-write-refused" "A write that got into the log before its job came back is answered with 10250 (seed 120)."
     WrongDatabase "wrong-database" "A transaction goes into the log under the name of another database."
     OlderImageWins "older-image-wins" "Of two merged transactions the first decides what a page holds."
+    ReaderNeverEnded "reader-never-ended" "Read transactions may keep as much as they like for as long as they like."
+    EndedWriterTold "ended-writer-told" "A client that is ended for its memory is told so although its write may be committed."
     RolledBackUntold "rolled-back-untold" "A client whose idle transaction was rolled back goes on as if it were still open."
     GenerationNotNoted "generation-not-noted" "The generation that a snapshot brought is not noted."
 }

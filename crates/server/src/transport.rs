@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use mio::Registry;
 use raft_glue::{NodeId, PeerAnnouncement, StreamId};
 use wire_protocol::rpc::{self, Message, RpcDecoder, RpcLimits};
+use wire_protocol::try_reserve;
 
 use crate::connection::PeerStream;
 use crate::connector::opening;
@@ -479,6 +480,8 @@ impl Inbound {
                 Ok(None) => {}
                 Ok(Some(0)) => return Err("closed by the peer".to_owned()),
                 Ok(Some(len)) => {
+                    let missing = self.decoder.missing_len(&self.input);
+                    try_reserve(&mut self.input, len, missing).map_err(|error| error.to_string())?;
                     self.input.extend_from_slice(&scratch[..len]);
                     budget = budget.saturating_sub(len);
                 }

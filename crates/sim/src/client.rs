@@ -74,6 +74,8 @@ pub(crate) struct Client {
     pub(crate) errands: Option<VecDeque<Errand>>,
     /// How often the errand was tried.
     pub(crate) tries: u32,
+    /// Has forgotten its transaction for a while.
+    pub(crate) dallies: bool,
     /// Does nothing more.
     pub(crate) retired: bool,
 }
@@ -92,6 +94,7 @@ impl Default for Client {
             deferred: None,
             errands: None,
             tries: 0,
+            dallies: false,
             retired: false,
         }
     }

@@ -33,6 +33,9 @@ impl World {
         if self.clients[client].alarm != alarm || self.clients[client].retired {
             return;
         }
+        if std::mem::take(&mut self.clients[client].dallies) {
+            return self.send_step(client);
+        }
         match self.clients[client].stage {
             Stage::Away => self.come_back(client),
             Stage::Thinking => self.begin(client),
@@ -112,6 +115,12 @@ impl World {
     }
 
     fn run_step(&mut self, client: usize) {
+        if !self.dallies(client) {
+            self.send_step(client);
+        }
+    }
+
+    fn send_step(&mut self, client: usize) {
         let Stage::Running(transaction) = &self.clients[client].stage else { return };
         match transaction.request() {
             Some(request) => self.ask(client, &request),
@@ -298,6 +307,7 @@ impl World {
         }
         let state = &mut self.clients[client];
         state.interrupting = false;
+        state.dallies = false;
         state.deferred = None;
         if let Some(socket) = state.connection.take() {
             self.close_by_client(socket);

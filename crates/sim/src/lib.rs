@@ -13,6 +13,7 @@ mod finish;
 mod found;
 pub mod history;
 mod machines;
+mod manners;
 mod marks;
 mod nemesis;
 mod network;
@@ -28,6 +29,7 @@ mod wires;
 mod workload;
 mod world;
 
+pub use manners::Manners;
 pub use oracle::Violation;
 pub use random::Random;
 pub use scenario::{MessageFaults, Nemesis, SECOND, Scenario, Workload};

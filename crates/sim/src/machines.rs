@@ -150,6 +150,9 @@ impl World {
             let interval = process.core.tick_interval_ms().max(1);
             process.next_tick_ms = (process.next_tick_ms + interval).max(now_ms + 1);
             process.core.handle(Input::Tick, now_ms);
+            if let Some(manners) = self.scenario.manners {
+                process.excesses.check(&process.vfs, manners, now_ms)?;
+            }
         } else if due {
             process.core.handle(Input::Tick, now_ms);
         }

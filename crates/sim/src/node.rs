@@ -12,6 +12,7 @@ use server::options::{LiveOptions, NodeOptions, TrailingStrategy};
 use vfs::Vfs;
 
 use crate::clock::{Clock, Surroundings};
+use crate::manners::Excesses;
 use crate::random::Random;
 use crate::scenario::Scenario;
 
@@ -70,6 +71,8 @@ pub(crate) struct Process {
     pub(crate) core: Core,
     /// Its databases.
     pub(crate) vfs: Arc<Vfs>,
+    /// Of its readers.
+    pub(crate) excesses: Excesses,
     /// Time and chance as SQLite sees them.
     pub(crate) surroundings: Arc<Surroundings>,
     /// The log.
@@ -169,6 +172,7 @@ impl Machine {
         self.process = Some(Process {
             core,
             vfs,
+            excesses: Excesses::default(),
             surroundings,
             worker: LogWorker::new(log),
             disk_busy: false,
@@ -245,6 +249,7 @@ fn node_options(scenario: &Scenario) -> NodeOptions {
         options.live().set_target_standbys(stand_bys);
         options.live().set_role_management(true);
     }
+    crate::manners::configure(options.live(), scenario.manners);
     if let Some(timeout_ms) = scenario.busy_timeout_ms {
         options.live().set_busy_timeout_ms(timeout_ms);
     }

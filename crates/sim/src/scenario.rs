@@ -4,6 +4,7 @@
 //! what needs its absence.
 
 use crate::archive;
+use crate::manners::Manners;
 use crate::random::Random;
 
 /// One second in microseconds, the unit of simulated time.
@@ -197,6 +198,8 @@ pub struct Scenario {
     pub preemption: u32,
     /// How many voters and stand-bys role management aims at, if it is on.
     pub role_targets: Option<(i32, i32)>,
+    /// Clients that dally, and nodes that stand little of it.
+    pub manners: Option<Manners>,
     /// Faults of messages.
     pub messages: MessageFaults,
     /// Faults of the world and the mean time between two of a kind, microseconds.
@@ -251,6 +254,7 @@ impl Scenario {
             interrupts: *random.pick(&[0, 0, 1000, 20_000]),
             preemption: *random.pick(&[0, 0, 1000, 10_000, 50_000]),
             role_targets,
+            manners: Manners::draw(&mut Random::new(seed ^ 0x3a99_e125)),
             messages,
             nemeses,
             workloads,

@@ -20,6 +20,9 @@ use crate::shim;
 use crate::statement::{Prepared, Statement};
 use crate::view::ReaderId;
 
+/// What of a longer message of SQLite is passed on, bytes.
+const MAX_MESSAGE_LEN: usize = 64 * 1024;
+
 /// What a connection holds of the main database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionState {
@@ -121,7 +124,9 @@ impl Entered<'_> {
             String::new()
         } else {
             // SAFETY: SQLite returns a C string that stays until the next call.
-            unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned()
+            let message = unsafe { CStr::from_ptr(message) }.to_bytes();
+            // It repeats what the client wrote, of any length: a word of 100 MB, say.
+            String::from_utf8_lossy(&message[..message.len().min(MAX_MESSAGE_LEN)]).into_owned()
         };
         SqlError { code, message }
     }

@@ -147,7 +147,8 @@ impl<'a> RowsEncoder<'a> {
         buffer: &'a mut BytesMut,
         names: impl Iterator<Item = &'n [u8]> + Clone,
     ) -> Result<Self, OutOfMemory> {
-        let len = names.clone().fold(2 * WORD_LEN, |len, name| len.saturating_add(text_len(name.len())));
+        // Header, count, and the end: there may be no row that makes room for it.
+        let len = names.clone().fold(3 * WORD_LEN, |len, name| len.saturating_add(text_len(name.len())));
         try_reserve(buffer, len, 0)?;
         Ok(Self::begin(buffer, names))
     }

@@ -17,6 +17,10 @@ use crate::DecodeError;
 /// Bytes in a word; every message is a whole number of words.
 pub const WORD_LEN: usize = 8;
 
+/// Longest address of a server in a request or response, bytes. Names have at most 253, paths of unix sockets 108; addresses
+/// are copied into configurations, messages and logs, so they must not be as long as messages can be.
+const MAX_ADDRESS_LEN: usize = 4096;
+
 /// Length of an encoded text of `len` bytes.
 #[must_use]
 pub const fn text_len(len: usize) -> usize {
@@ -147,7 +151,15 @@ impl<'a> Reader<'a> {
 
     /// A text field that is a server address.
     pub(crate) fn address(&mut self) -> Result<String, DecodeError> {
-        address(self.text_slice("server address")?)
+        let text = self.text_slice("server address")?;
+        if text.len() > MAX_ADDRESS_LEN {
+            return Err(DecodeError::TooLarge {
+                what: "server address",
+                announced: text.len() as u64,
+                limit: MAX_ADDRESS_LEN as u64,
+            });
+        }
+        address(text)
     }
 
     /// A blob field, without its padding.

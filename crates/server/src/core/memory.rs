@@ -1,6 +1,7 @@
 //! What follows from the budget: who is refused, ended, or rolled back, and with which words.
 //!
-//! Clients are told, where their stream is at a point where a message may follow. A read transaction is ended in the VFS,
+//! Clients are told, where their stream is at a point where a message may follow and nothing that they wrote may be
+//! committed yet. A read transaction is ended in the VFS,
 //! and its client hears of it from SQLite, at its next step. A write transaction whose client does nothing is rolled back
 //! when somebody waits for it, and the next statement is told so in place of being run: it was meant for the transaction.
 
@@ -9,7 +10,7 @@ use vfs::TransactionState;
 use super::budget::{Holder, Kind};
 use super::client::RequestState;
 use super::codes;
-use super::job::{RequestKind, Work};
+use super::job::{JobClass, RequestKind, Work};
 use super::{ClientId, Core, Output};
 
 impl Core {
@@ -96,8 +97,14 @@ impl Core {
             "a client held most of the memory for clients and was ended"
         );
         let Some(state) = self.clients.get(&client) else { return };
-        // Pieces of a dump are no messages.
-        if !matches!(state.request, RequestState::Dumping(_)) {
+        // Of a write that is on its way an error would say that it did not happen. Pieces of a dump are no messages.
+        let may_commit = match &state.request {
+            RequestState::Gated => true,
+            RequestState::Running(running) => running.class == JobClass::Writer,
+            _ => false,
+        };
+        let tell = !may_commit || planted::bug!(EndedWriterTold);
+        if tell && !matches!(state.request, RequestState::Dumping(_)) {
             let message = format!(
                 "out of memory: this connection held {bytes} bytes, the most of all, and all together more than the \
                  {limit} that this node keeps for clients (LIBDQLITE_CLIENT_MEMORY)"
@@ -138,6 +145,9 @@ impl Core {
             })
             .collect();
         let over = self.budget.look_at_readers(found.iter().copied(), now_ms);
+        if planted::bug!(ReaderNeverEnded) {
+            return;
+        }
         for (database, reader, transaction) in over {
             let kept = |(id, hold): &&(_, vfs::ReaderHold)| {
                 (*id, hold.reader, hold.transaction) == (database, reader, transaction)
