@@ -7,6 +7,7 @@ mod common;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use common::raw::{EXEC_SQL, RawClient, exec_sql, header, query_sql, text_field};
 use common::{TestNode, memory, one};
 use server::Node;
@@ -229,16 +230,16 @@ fn temporary_tables_in_memory_count_and_their_client_is_told() {
     let told = loop {
         assert!(Instant::now() < deadline, "it is never ended");
         assert_eq!(one(&mut honest, "SELECT 1"), Value::Integer(1));
-        if !greedy.try_send(&[]) {
-            break None;
-        }
-        greedy.request(&exec_sql("INSERT INTO temp.t VALUES (zeroblob(300000))"));
+        // What it is told stands behind the answer to its last request, whether another one can be sent or not.
+        let mut insert = BytesMut::new();
+        exec_sql("INSERT INTO temp.t VALUES (zeroblob(300000))").encode(&mut insert);
+        greedy.try_send(&insert);
         match greedy.response() {
-            Response::Failure { code, message } => break Some((code, message)),
+            Response::Failure { code, message } => break (code, message),
             other => assert!(matches!(other, Response::Result { .. }), "{other:?}"),
         }
     };
-    let (code, message) = told.unwrap();
+    let (code, message) = told;
     assert_eq!(code, NOMEM);
     assert!(String::from_utf8_lossy(&message).contains("LIBDQLITE_CLIENT_MEMORY"), "{message:?}");
 }

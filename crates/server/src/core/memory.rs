@@ -33,8 +33,10 @@ impl Core {
 
     /// Notes what SQLite keeps for a client's connection.
     pub(super) fn count_connection(&mut self, client: ClientId, bytes: u64) {
-        self.budget.set(client, Kind::Sqlite, bytes);
-        self.enforce_budget();
+        if self.clients.contains_key(&client) {
+            self.budget.set(client, Kind::Sqlite, bytes);
+            self.enforce_budget();
+        }
     }
 
     /// What SQLite holds for everybody. What has come since statements began that run for long is theirs: sorters, and

@@ -187,14 +187,18 @@ impl Core {
         self.next_request(client, now_ms);
     }
 
-    /// A job came back.
+    /// A job came back. What its session has come to hold counts when its answer has left.
     pub(super) fn sql_done(&mut self, done: SqlDone, now_ms: u64) {
-        self.sql_jobs_out -= 1;
-        let SqlDone { client, session, outcome, gate, generation, transaction, explicit, memory_bytes } =
-            done;
+        let (client, memory_bytes) = (done.client, done.memory_bytes);
+        self.job_returned(done, now_ms);
         if let Some(bytes) = memory_bytes {
             self.count_connection(client, bytes);
         }
+    }
+
+    fn job_returned(&mut self, done: SqlDone, now_ms: u64) {
+        self.sql_jobs_out -= 1;
+        let SqlDone { client, session, outcome, gate, generation, transaction, explicit, .. } = done;
         let Some(state) = self.clients.get_mut(&client) else {
             // The client record outlives its session, so this is the end of a session without one.
             return;
