@@ -44,7 +44,7 @@ impl<'a, D: Disk> Staged<'a, D> {
             Ok(()) => Ok(staged),
             Err(error) => {
                 staged.discard();
-                Err(error.without_space("a backup of what is recovered"))
+                Err(error.without_space_for_new("a backup of what is recovered"))
             }
         }
     }

@@ -14,6 +14,7 @@ use bytes::{BufMut, Bytes};
 
 use super::bytes_of::{half_word, to_usize, word};
 use super::checksum::checksum;
+use super::names::MAX_TERM;
 use crate::{Entry, EntryKind, Term};
 
 /// Checksums and count.
@@ -183,6 +184,9 @@ pub(crate) fn decode(content: &Bytes, offset: usize) -> Result<Batch, BatchError
         if header.term == 0 {
             return Err(fail(Defect::Content, "entry term is zero".to_owned()));
         }
+        if header.term > MAX_TERM {
+            return Err(fail(Defect::Content, format!("entry term {} is too high", header.term)));
+        }
         let kind = kind_of(header.kind).expect("kinds were checked");
         entries.push(Entry { term: Term(header.term), kind, data: content.slice(at..at + len) });
         at += len;
@@ -206,6 +210,16 @@ mod tests {
         assert_eq!(buffer, expected);
         let batch = decode(&buffer.into(), 0).unwrap();
         assert_eq!((batch.entries, batch.end), (vec![entry], 40));
+    }
+
+    #[test]
+    fn a_term_that_no_cluster_reaches_is_an_error() {
+        for (term, is_ok) in [(1, true), (1 << 63, true), ((1 << 63) + 1, false), (u64::MAX, false)] {
+            let entry = Entry { term: Term(term), kind: EntryKind::Barrier, data: Bytes::from_static(&[0; 8]) };
+            let mut buffer = Vec::new();
+            encode(std::slice::from_ref(&entry), &mut buffer);
+            assert_eq!(decode(&buffer.into(), 0).is_ok(), is_ok, "{term}");
+        }
     }
 
     #[test]

@@ -20,7 +20,8 @@ pub enum DiskError {
         /// Its error.
         source: io::Error,
     },
-    /// A file could not be made or preallocated. Nothing was written; the same request may be repeated later.
+    /// A file could not be made or preallocated: the disk is full, a quota is exceeded, or the file would be larger than
+    /// the process may write. Nothing was written; the same request may be repeated later.
     #[error("not enough space to allocate {bytes} bytes for {name}")]
     NoSpace {
         /// File that was to be created.
@@ -63,12 +64,21 @@ impl DiskError {
     /// Turns a failure for lack of space, where nothing was changed, into the one that may be retried.
     pub(crate) fn without_space(self, name: &str) -> Self {
         match self {
-            Self::Io { operation: "open" | "write", source, .. }
-                if source.kind() == io::ErrorKind::StorageFull =>
-            {
+            Self::Io { operation: "open" | "write" | "rename", source, .. } if lacks_space(&source) => {
                 Self::NoSpace { name: name.to_owned(), bytes: 0 }
             }
             other => other,
+        }
+    }
+
+    /// [`Self::without_space`] for a file that nobody knows of yet and that is written anew by the next attempt: a sync
+    /// that finds no space has cost nothing then, either. Some file systems look for space only in the sync.
+    pub(crate) fn without_space_for_new(self, name: &str) -> Self {
+        match self {
+            Self::Io { operation: "fsync", source, .. } if lacks_space(&source) => {
+                Self::NoSpace { name: name.to_owned(), bytes: 0 }
+            }
+            other => other.without_space(name),
         }
     }
 
@@ -119,6 +129,13 @@ pub enum LoadError {
         /// What an operator can do.
         remedy: String,
     },
+}
+
+/// Whether an operation failed because there is no room for what it was to store, which may change: ENOSPC, EDQUOT or
+/// EFBIG. The one place where that is decided.
+pub(crate) fn lacks_space(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
 }
 
 /// The operating system's errors in lower case and without number, as hosts know them from C dqlite.

@@ -10,6 +10,9 @@ pub struct DirectoryEntry {
     pub name: String,
     /// Size in bytes.
     pub size: u64,
+    /// Whether it is a regular file, or leads to one. Nothing else is ever opened: a FIFO would block, a device could do
+    /// anything.
+    pub is_file: bool,
 }
 
 /// A data directory.
@@ -22,7 +25,7 @@ pub trait Disk: Clone + Debug + Send + Sync + 'static {
     /// Keeps others out of the directory until dropped.
     type Lock: Debug + Send + Sync + 'static;
 
-    /// All names. Fails if the directory cannot be read.
+    /// All names, also those of what is no regular file. Fails if the directory cannot be read.
     fn list(&self) -> io::Result<Vec<DirectoryEntry>>;
     /// Creates a file that must not exist yet, mode 0600.
     fn create(&self, name: &str) -> io::Result<Self::File>;
@@ -31,7 +34,8 @@ pub trait Disk: Clone + Debug + Send + Sync + 'static {
     fn create_for_blocks(&self, name: &str) -> io::Result<Self::File> {
         self.create(name)
     }
-    /// Opens an existing file for reading and writing.
+    /// Opens an existing file for reading and writing. Fails at once, as [`Self::open_read`] does, if it is no regular
+    /// file.
     fn open(&self, name: &str) -> io::Result<Self::File>;
     /// Opens an existing file for reading only.
     fn open_read(&self, name: &str) -> io::Result<Self::File>;
@@ -53,7 +57,8 @@ pub trait File: Debug + Send + Sync + 'static {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all of `bytes`, or fails with an unknown part of them written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Reserves space up to `size`; what was not written reads as zeros. Fails with `StorageFull` when there is none.
+    /// Reserves space up to `size`; what was not written reads as zeros. Fails with `StorageFull`, `QuotaExceeded` or
+    /// `FileTooLarge` when there is none.
     fn allocate(&self, size: u64) -> io::Result<()>;
     /// Cuts the file.
     fn truncate(&self, size: u64) -> io::Result<()>;

@@ -54,6 +54,32 @@ struct State {
     faults: Vec<Fault>,
     /// Bytes that all files together may take.
     capacity: Option<u64>,
+    /// How the limit shows.
+    shortage: Shortage,
+}
+
+/// Which error says that there is no more room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shortage {
+    /// The disk is full: ENOSPC.
+    #[default]
+    Disk,
+    /// The user's or project's share of it is used up: EDQUOT.
+    Quota,
+    /// The process may not write files of that size: EFBIG.
+    FileSize,
+}
+
+impl From<Shortage> for io::Error {
+    fn from(shortage: Shortage) -> Self {
+        use rustix::io::Errno;
+        match shortage {
+            Shortage::Disk => Errno::NOSPC,
+            Shortage::Quota => Errno::DQUOT,
+            Shortage::FileSize => Errno::FBIG,
+        }
+        .into()
+    }
 }
 
 /// Happens at once or not at all.
@@ -158,9 +184,15 @@ impl MemoryDisk {
         self.state().faults.clear();
     }
 
-    /// Limits the sum of all file sizes; whatever needs more fails with `StorageFull`.
+    /// Limits the sum of all file sizes; whatever needs more fails, with ENOSPC unless [`Self::set_shortage`] says
+    /// otherwise.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
+    }
+
+    /// Chooses the error of whatever needs more than the limit.
+    pub fn set_shortage(&self, shortage: Shortage) {
+        self.state().shortage = shortage;
     }
 
     /// Sum of all file sizes.
@@ -247,7 +279,7 @@ impl State {
         let more = size.saturating_sub(self.files[&number].live.size);
         match self.capacity {
             Some(capacity) if more > 0 && self.used() + more > capacity => {
-                Err(io::ErrorKind::StorageFull.into())
+                Err(self.shortage.into())
             }
             _ => Ok(()),
         }
@@ -268,7 +300,11 @@ impl Disk for MemoryDisk {
         Ok(state
             .live_names
             .iter()
-            .map(|(name, number)| DirectoryEntry { name: name.clone(), size: state.files[number].live.size })
+            .map(|(name, number)| DirectoryEntry {
+                name: name.clone(),
+                size: state.files[number].live.size,
+                is_file: true,
+            })
             .collect())
     }
 

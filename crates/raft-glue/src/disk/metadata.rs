@@ -15,7 +15,7 @@ use std::io;
 use super::bytes_of::{is_zero, word};
 use super::error::DiskError;
 use super::file_system::{Disk, File};
-use super::names::METADATA;
+use super::names::{MAX_TERM, METADATA};
 use crate::{HardState, NodeId, Term};
 
 const FORMAT: u64 = 1;
@@ -56,6 +56,9 @@ impl Record {
         }
         if field(1) > MAX_VERSION {
             return Err(format!("decode content of {name}: version {} is too high", field(1)));
+        }
+        if field(2) > MAX_TERM {
+            return Err(format!("decode content of {name}: term {} is too high", field(2)));
         }
         let vote = Some(field(3)).filter(|id| *id != 0).map(NodeId);
         Ok(Self { version: field(1), hard_state: HardState { term: Term(field(2)), vote } })
@@ -195,6 +198,20 @@ mod tests {
         bytes[0] = 2;
         assert_eq!(text(&bytes), "decode content of metadata1: bad format version 2");
         assert_eq!(text(&record(0, 1, 0).encode()), "decode content of metadata1: version is set to zero");
+    }
+
+    #[test]
+    fn a_term_or_version_that_no_cluster_reaches_is_an_error() {
+        for word in 1..4 {
+            for value in [u64::MAX, u64::MAX - 1, (1 << 63) + 1] {
+                let mut bytes = record(1, 1, 0).encode();
+                bytes[8 * word..8 * word + 8].copy_from_slice(&u64::to_le_bytes(value));
+                // Any number but 0 is an id.
+                assert_eq!(Record::decode("metadata1", &bytes).is_ok(), word == 3, "{word} {value}");
+            }
+        }
+        let error = Record::decode("metadata1", &record(1, u64::MAX, 0).encode()).unwrap_err();
+        assert_eq!(error, "decode content of metadata1: term 18446744073709551615 is too high");
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub use inspect::{
     Inspection, MetadataFile, MetadataRecord, OtherFile, OtherKind, Problem, Segment, SegmentEnd, Severity,
     Snapshot, SnapshotContent, Standing, inspect,
 };
-pub use memory::{Fault, MemoryDisk, MemoryFile, MemoryLock};
+pub use memory::{Fault, MemoryDisk, MemoryFile, MemoryLock, Shortage};
 pub use offline::{bootstrap, check_metadata, describe_last_entry, recover};
 pub use os::{OsDisk, OsFile, OsLock};
 pub use payload::PayloadDatabase;

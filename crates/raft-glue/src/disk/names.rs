@@ -27,7 +27,9 @@ pub(crate) const BACKUP: &str = "backup-";
 /// C skips longer names, or aborts.
 pub(crate) const MAX_NAME_LEN: usize = 127;
 /// Far above what any log reaches, far below where sums overflow.
-const MAX_INDEX: u64 = 1 << 62;
+pub(crate) const MAX_INDEX: u64 = 1 << 62;
+/// The same for terms. Peers' terms are refused from half of it on, so that there is room for a node's own campaigns.
+pub(crate) const MAX_TERM: u64 = 1 << 63;
 /// Files of the two metadata slots.
 pub(crate) const METADATA: [&str; 2] = ["metadata1", "metadata2"];
 
@@ -88,7 +90,8 @@ impl SnapshotName {
             timestamp_ms: digits(parts.next()?, 20)?,
         };
         // Only the plain form leads back to the same file, and no log is that long.
-        (parsed.to_string() == name && parsed.index <= MAX_INDEX).then_some(parsed)
+        let is_possible = parsed.index <= MAX_INDEX && parsed.term <= MAX_TERM;
+        (parsed.to_string() == name && is_possible).then_some(parsed)
     }
 
     pub(crate) fn meta(&self) -> String {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,23 @@ use super::read_only::ReadOnly;
 const MAX_PATH_LEN: usize = 894;
 /// Bytes of zeros written at once where the file system cannot preallocate.
 const ZERO_CHUNK: usize = 64 * 1024;
+
+/// Opening never waits, whatever it is that has the name. Without effect on regular files.
+const NEVER_WAITS: i32 = OFlags::NONBLOCK.bits().cast_signed();
+
+/// Fails if the path leads to anything but a regular file, and says to what.
+fn regular(path: &Path) -> io::Result<()> {
+    let kind = fs::metadata(path)?.file_type();
+    let kind = match () {
+        () if kind.is_file() => return Ok(()),
+        () if kind.is_dir() => return Err(Errno::ISDIR.into()),
+        () if kind.is_fifo() => "a FIFO",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
+    };
+    let name = path.file_name().unwrap_or_default().display();
+    Err(io::Error::other(format!("{name} is {kind} and not a regular file")))
+}
 
 /// A directory of the host.
 #[derive(Clone, Debug)]
@@ -74,6 +91,14 @@ impl OsDisk {
         }
     }
 
+    /// Opens a regular file, and nothing else: a FIFO would block, and opening a device can do anything.
+    fn open_regular(&self, name: &str, options: &mut fs::OpenOptions) -> io::Result<OsFile> {
+        let path = self.directory.join(name);
+        regular(&path)?;
+        // It may have become something else meanwhile.
+        Ok(OsFile::new(options.custom_flags(NEVER_WAITS).open(path)?))
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -90,11 +115,17 @@ impl Disk for OsDisk {
         for entry in fs::read_dir(&*self.directory)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            match entry.metadata() {
-                Ok(metadata) => entries.push(DirectoryEntry { name, size: metadata.len() }),
-                // Gone since the directory was read.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+            // Follows links, as opening the file does.
+            match fs::metadata(entry.path()) {
+                Ok(metadata) => {
+                    entries.push(DirectoryEntry { name, size: metadata.len(), is_file: metadata.is_file() });
+                }
+                // Gone since the directory was read, or a link that leads nowhere.
+                Err(_) => match fs::symlink_metadata(entry.path()) {
+                    Ok(_) => entries.push(DirectoryEntry { name, size: 0, is_file: false }),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                },
             }
         }
         Ok(entries)
@@ -117,12 +148,11 @@ impl Disk for OsDisk {
     }
 
     fn open(&self, name: &str) -> io::Result<OsFile> {
-        let file = fs::OpenOptions::new().read(true).write(true).open(self.directory.join(name))?;
-        Ok(OsFile::new(file))
+        self.open_regular(name, fs::OpenOptions::new().read(true).write(true))
     }
 
     fn open_read(&self, name: &str) -> io::Result<OsFile> {
-        Ok(OsFile::new(fs::File::open(self.directory.join(name))?))
+        self.open_regular(name, fs::OpenOptions::new().read(true))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -138,12 +168,17 @@ impl Disk for OsDisk {
     }
 
     fn lock(&self, name: &str) -> io::Result<Option<OsLock>> {
+        match regular(&self.directory.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
         let file = fs::OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
+            .custom_flags(NEVER_WAITS)
             .open(self.directory.join(name))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(OsLock { _file: file })),
@@ -270,6 +305,35 @@ mod tests {
         assert!(disk.lock("dqlite-lock").unwrap().is_none());
         drop(lock);
         assert!(disk.lock("dqlite-lock").unwrap().is_some());
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_never_opened_and_never_blocks() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        fs::create_dir(path("directory")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", path("device")).unwrap();
+        std::os::unix::fs::symlink("/dev/ptmx", path("terminal")).unwrap();
+        std::os::unix::fs::symlink("nowhere", path("dangling")).unwrap();
+        fs::write(path("file"), b"abc").unwrap();
+        std::os::unix::fs::symlink("file", path("link")).unwrap();
+        let disk = OsDisk::new(directory.path()).unwrap();
+        for entry in disk.list().unwrap() {
+            let name = entry.name.as_str();
+            let is_file = ["file", "link"].contains(&name);
+            assert_eq!(entry.is_file, is_file, "{name}");
+            assert_eq!(disk.open_read(name).is_ok(), is_file, "{name}");
+            assert_eq!(disk.open(name).is_ok(), is_file, "{name}");
+            assert!(is_file || name == "dangling" || disk.lock(name).is_err(), "{name}");
+        }
+        assert_eq!(disk.list().unwrap().len(), 8);
+        let text = |name: &str| disk.open_read(name).unwrap_err().to_string();
+        assert_eq!(text("fifo"), "fifo is a FIFO and not a regular file");
+        assert_eq!(text("socket"), "socket is a socket and not a regular file");
+        assert_eq!(text("device"), "device is a device and not a regular file");
     }
 
     #[test]

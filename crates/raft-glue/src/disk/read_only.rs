@@ -25,8 +25,11 @@ enum Source<D: Disk> {
     Now(D),
     /// What it was. All files are open, so that what is renamed or removed later can still be read by its old name; bytes
     /// that are written into a file that exists are seen.
-    Held { entries: Arc<Vec<DirectoryEntry>>, files: Arc<BTreeMap<String, Arc<D::File>>> },
+    Held { entries: Arc<Vec<DirectoryEntry>>, files: Arc<BTreeMap<String, HeldFile<D::File>>> },
 }
+
+/// `None` for what is no regular file, which is never opened.
+type HeldFile<F> = Option<Arc<F>>;
 
 // Derived, it would ask for files that can be cloned.
 impl<D: Disk> Clone for Source<D> {
@@ -55,9 +58,13 @@ impl<D: Disk> ReadOnly<D> {
     pub(super) fn try_hold(disk: &D) -> io::Result<Option<Self>> {
         let entries = disk.list()?;
         let mut files = BTreeMap::new();
-        for DirectoryEntry { name, .. } in entries.iter().filter(|entry| !is_temporary(&entry.name)) {
+        for DirectoryEntry { name, is_file, .. } in entries.iter().filter(|entry| !is_temporary(&entry.name)) {
+            if !is_file {
+                files.insert(name.clone(), None);
+                continue;
+            }
             match disk.open_read(name) {
-                Ok(file) => files.insert(name.clone(), Arc::new(file)),
+                Ok(file) => files.insert(name.clone(), Some(Arc::new(file))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
             };
@@ -103,7 +110,9 @@ impl<D: Disk> Disk for ReadOnly<D> {
         let file = match &self.source {
             Source::Now(disk) => Arc::new(disk.open_read(name)?),
             Source::Held { files, .. } => {
-                Arc::clone(files.get(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?)
+                let file = files.get(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+                let irregular = || io::Error::other(format!("{name} is not a regular file"));
+                Arc::clone(file.as_ref().ok_or_else(irregular)?)
             }
         };
         Ok(ReadOnlyFile { file })

@@ -22,7 +22,7 @@ use super::checksum::checksum;
 use super::error::DiskError;
 use super::file_system::{Disk, File};
 use super::files;
-use super::names::{SnapshotName, TEMPORARY};
+use super::names::{MAX_INDEX, SnapshotName, TEMPORARY};
 use super::payload::{PayloadCheck, PayloadDatabase};
 use crate::{Configuration, LogIndex, SnapshotMetadata, Term};
 
@@ -78,6 +78,9 @@ fn decode_meta(name: &SnapshotName, content: &[u8]) -> Result<SnapshotMetadata, 
     };
     if format != FORMAT {
         return Err(format!("load {meta}: unsupported format {format}"));
+    }
+    if configuration_index > MAX_INDEX {
+        return Err(format!("load {meta}: configuration index {configuration_index} is too high"));
     }
     if len == 0 || len > MAX_CONFIGURATION_LEN {
         return Err(format!("load {meta}: configuration data of {len} bytes"));
@@ -350,7 +353,7 @@ pub fn write_snapshot<D: Disk>(
         // A full disk needs the space back; the error that counts is the first one.
         let _ = remove_unpublished(disk, metadata);
     }
-    result.map_err(|error| error.without_space(&name.to_string()))
+    result.map_err(|error| error.without_space_for_new(&name.to_string()))
 }
 
 fn write_files<D: Disk>(

@@ -415,9 +415,12 @@ pub(crate) fn write_closed<D: Disk>(
 ) -> Result<Finished, DiskError> {
     let name = ClosedName::new(first, first + entries.len() as u64 - 1);
     let content = segment::encode(entries);
-    if let Err(error) = files::write_whole(disk, &name.name, &content, what) {
+    let written = files::write_temporary(disk, &name.name, &content, what)
+        .and_then(|()| files::publish(disk, &name.name, what));
+    if let Err(error) = written {
         let _ = disk.unlink(&files::temporary(&name.name));
-        return Err(error.without_space(&name.name));
+        return Err(error.without_space_for_new(&name.name));
     }
+    files::sync_directory(disk, what)?;
     Ok(Finished { name, extent: segment::extent(first, entries) })
 }

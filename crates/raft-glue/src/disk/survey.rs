@@ -58,6 +58,10 @@ pub(crate) fn survey<D: Disk>(disk: &D) -> Result<Survey, DiskError> {
                 survey.leftovers.push(name.to_owned());
             }
         } else if name.starts_with(TEMPORARY) || PROBES.contains(&name) {
+            // A directory of such a name is none of ours, and could not be removed like a file.
+            if !entry.is_file {
+                continue;
+            }
             survey.leftovers.push(name.to_owned());
         } else if let Some(number) = aside_number(name) {
             survey.next_aside = survey.next_aside.max(number.saturating_add(1));

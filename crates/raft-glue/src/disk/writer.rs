@@ -11,7 +11,7 @@ use std::io;
 use super::batch::{self, MAX_ENTRIES, PREAMBLE_LEN, encoded_len};
 use super::blocks::{BLOCK_LEN, BlockBuffer};
 use super::bytes_of::to_usize;
-use super::error::DiskError;
+use super::error::{DiskError, lacks_space};
 use super::extent::Extent;
 use super::file_system::{Disk, File};
 use super::files;
@@ -196,7 +196,7 @@ impl<D: Disk> Writer<D> {
         if let Err(error) = result {
             // Leaves nothing behind, if it can: the space is needed.
             let _ = self.disk.unlink(&segment.name.name);
-            return Err(error);
+            return Err(error.without_space_for_new(&segment.name.name));
         }
         self.next_counter += 1;
         self.prepared.push_back(segment);
@@ -223,7 +223,7 @@ impl<D: Disk> Writer<D> {
             // What was written of it must not be found: neither by the next start, nor behind a shorter write that
             // comes later.
             let cut = segment.file.truncate(offset);
-            if error.kind() != io::ErrorKind::StorageFull {
+            if !lacks_space(&error) {
                 return Err(DiskError::io(what, "write")(error));
             }
             // A file system that cannot really reserve.
@@ -297,7 +297,7 @@ fn grow<F: File>(segment: &mut Reserved<F>, needed: u64) -> Result<(), DiskError
 }
 
 fn no_space(error: io::Error, what: &str, operation: &'static str, name: &str, bytes: u64) -> DiskError {
-    if error.kind() == io::ErrorKind::StorageFull {
+    if lacks_space(&error) {
         DiskError::NoSpace { name: name.to_owned(), bytes }
     } else {
         DiskError::io(what, operation)(error)

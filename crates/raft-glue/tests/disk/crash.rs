@@ -5,7 +5,7 @@
 
 use std::io::Write;
 
-use raft_glue::disk::{DiskError, Fault, LogOptions, LogStore, MemoryDisk, bootstrap, recover};
+use raft_glue::disk::{DiskError, Fault, LogOptions, LogStore, MemoryDisk, Shortage, bootstrap, recover};
 use raft_glue::{Entry, HardState, Loaded, LogIndex, NodeId, Persist, SnapshotMetadata, Term};
 
 use crate::fixture::*;
@@ -294,9 +294,12 @@ const FAULTS_PER_POINT: u64 = 18;
 fn space_that_ends_at_any_byte_count_changes_nothing_acknowledged() {
     let acts = script();
     let mut points = 0;
-    for capacity in (0..100_000).step_by(331) {
+    for (number, capacity) in (0..100_000).step_by(331).enumerate() {
+        // A quota or a limit of file sizes is a full disk, too.
+        let shortage = [Shortage::Disk, Shortage::Quota, Shortage::FileSize][number % 3];
         let disk = MemoryDisk::new(capacity);
         disk.set_capacity(Some(capacity));
+        disk.set_shortage(shortage);
         let (confirmed, possible) = play(&disk, &acts);
         disk.set_capacity(None);
         reopen(&disk.crash(), &confirmed, &possible, &format!("capacity {capacity}"));
@@ -352,7 +355,8 @@ fn a_store_that_ran_out_of_space_is_not_latched() {
     store.persist(&[step(1, 3, 1)]).unwrap();
     disk.set_capacity(Some(disk.used()));
     let more = [step(4, 100, 1)];
-    for _ in 0..5 {
+    for shortage in [Shortage::Disk, Shortage::Quota, Shortage::FileSize] {
+        disk.set_shortage(shortage);
         assert!(matches!(store.persist(&more).unwrap_err(), DiskError::NoSpace { .. }));
     }
     assert_eq!(store.read_entries(LogIndex(1), 10, u64::MAX).unwrap(), entries(1, 3, 1));
