@@ -58,6 +58,7 @@ bugs! {
     SegmentNameNotSynced "segment-name-not-synced" "A new segment is used before its name is durable."
     SnapshotNotSynced "snapshot-not-synced" "The content of a snapshot is not synced before it gets its name."
     TornTailAccepted "torn-tail-accepted" "A batch counts without a look at the checksum of its data."
+    QuotaIsFailure "quota-is-failure" "A disk whose quota is exceeded has failed, and its node is out until a restart."
     VoteForgotten "vote-forgotten" "The term is written, the vote is not."
     TruncationForgotten "truncation-forgotten" "Entries that conflict are replaced in memory and stay on disk."
     LogKeptBehindSnapshot "log-kept-behind-snapshot" "A received snapshot is written, the log it replaces stays."
@@ -73,6 +74,7 @@ bugs! {
     BatchedAppendNumbering "batched-append-numbering" "Entries added to a waiting empty append follow the wrong one (seed 33)."
     LostDataKeepsMatched "lost-data-keeps-matched" "A peer that lost what it acknowledged is never sent it again (seed 97)."
     SnapshotIndexTooHigh "snapshot-index-too-high" "A snapshot claims one entry more than it holds."
+    SameTermCountsAsLater "same-term-counts-as-later" "A committed entry of the very term of the damage ends the wait of a node that lost some."
     VotesBeforeCaughtUp "votes-before-caught-up" "A node whose log was damaged votes at once."
     // The read lease.
     LeaseFromAnswer "lease-from-answer" "A lease counts from when an echo was read, not from when it was sent."

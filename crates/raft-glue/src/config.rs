@@ -77,6 +77,8 @@ pub struct Config {
     /// Neither vote nor campaign before this index is known to be committed: set after damage to the log, to the
     /// highest index this node may ever have acknowledged.
     pub no_vote_until: Option<LogIndex>,
+    /// The term in which that damage was found; see [`crate::has_caught_up`].
+    pub damaged_in: Option<Term>,
 }
 
 impl Config {
@@ -97,6 +99,7 @@ impl Config {
             max_catch_up_round_duration_ms: 50_000,
             log_cache_bytes: 64 << 20,
             no_vote_until: None,
+            damaged_in: None,
         }
     }
 

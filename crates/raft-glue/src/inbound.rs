@@ -248,9 +248,7 @@ impl Replica {
     /// as we know: the candidate may know of our promotion before we do, and not be elected without us. (C nodes refuse,
     /// and then stay without a leader.)
     fn grants_votes(&self) -> bool {
-        let log = &self.raw.raft.raft_log;
-        let caught_up = self.config.no_vote_until.is_none_or(|index| log.committed >= index.0)
-            || planted::bug!(VotesBeforeCaughtUp);
+        let caught_up = self.vote_withheld_until().is_none() || planted::bug!(VotesBeforeCaughtUp);
         caught_up && self.installing.is_none()
     }
 

@@ -27,7 +27,7 @@ pub use lease::DRIFT_PERCENT;
 pub use output::{Output, ReadEntries, RequestId};
 pub use replica::Replica;
 pub use streams::StreamId;
-pub use types::{Committed, HardState, InstalledSnapshot, Loaded, Persist, SnapshotMetadata};
+pub use types::{Committed, HardState, InstalledSnapshot, Loaded, Persist, SnapshotMetadata, has_caught_up};
 pub use wire_protocol::{
     Configuration, Entry, EntryKind, LogIndex, NodeId, PeerAnnouncement, Role, Server, Term,
 };

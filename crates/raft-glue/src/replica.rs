@@ -29,7 +29,7 @@ use crate::membership::Membership;
 use crate::output::{Output, ReadEntries, RequestId};
 use crate::storage::Log;
 use crate::streams::{StreamId, Streams};
-use crate::{HardState, InstalledSnapshot, Loaded};
+use crate::{HardState, InstalledSnapshot, Loaded, has_caught_up};
 
 /// Addresses of peers that are not members (a leader that knows us before we know it) are kept up to this number.
 const MAX_STRANGERS: usize = 64;
@@ -560,11 +560,27 @@ impl Replica {
         LogIndex(self.raw.raft.raft_log.applied)
     }
 
+    /// Term of the last entry known to be committed; 0 if there is none.
+    #[must_use]
+    pub fn commit_term(&self) -> Term {
+        let log = &self.raw.raft.raft_log;
+        Term(log.term(log.committed).unwrap_or(0))
+    }
+
+    /// While this node neither votes nor leads because it may have lost entries that it acknowledged: the index that has
+    /// to be committed before it does. A committed entry of a term later than the damage ends the wait earlier; see
+    /// [`crate::has_caught_up`].
+    #[must_use]
+    pub fn vote_withheld_until(&self) -> Option<LogIndex> {
+        let Config { no_vote_until, damaged_in, .. } = self.config;
+        no_vote_until
+            .filter(|until| !has_caught_up(*until, damaged_in, self.commit_index(), self.commit_term()))
+    }
+
     /// Whether nothing forbids us to vote or to campaign.
     pub(crate) fn may_vote(&self) -> bool {
         let log = &self.raw.raft.raft_log;
-        let caught_up = self.config.no_vote_until.is_none_or(|index| log.committed >= index.0);
-        caught_up && self.installing.is_none() && log.persisted >= log.last_index()
+        self.vote_withheld_until().is_none() && self.installing.is_none() && log.persisted >= log.last_index()
     }
 
     /// Appends an entry as the leader and puts a configuration in force at once.

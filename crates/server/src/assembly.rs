@@ -110,7 +110,7 @@ pub fn core(
     live: Arc<LiveOptions>,
     now_ms: u64,
 ) -> Result<Core, NodeError> {
-    let config = Config { no_vote_until: loaded.no_vote_until, ..config };
+    let config = Config { no_vote_until: loaded.no_vote_until, damaged_in: loaded.damaged_in, ..config };
     let memory = live.memory_rules();
     let core_config = CoreConfig { id: config.id, address: config.address.clone(), memory };
     let replica = Replica::new(config, loaded, now_ms).map_err(NodeError::Replica)?;

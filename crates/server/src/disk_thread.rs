@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
-use raft_glue::LogIndex;
 use raft_glue::disk::Space;
+use raft_glue::{LogIndex, Term};
 
 use crate::core::DiskJob;
 use crate::log_worker::{Log, LogJob, LogOutcome, LogWorker};
@@ -54,8 +54,8 @@ impl DiskThread {
     }
 
     /// Tells the log how far it is committed, see [`LogStore::committed`].
-    pub(crate) fn submit_committed(&mut self, index: LogIndex) {
-        self.overflow.push_back(LogJob::Committed(index));
+    pub(crate) fn submit_committed(&mut self, index: LogIndex, term: Term) {
+        self.overflow.push_back(LogJob::Committed(index, term));
         self.retry();
     }
 
@@ -206,7 +206,7 @@ mod tests {
             }
         }
 
-        fn committed(&mut self, index: LogIndex) -> Result<(), DiskError> {
+        fn committed(&mut self, index: LogIndex, _: Term) -> Result<(), DiskError> {
             self.shared.lock().unwrap().calls.push(vec![1000 + index.0]);
             Ok(())
         }
@@ -264,7 +264,7 @@ mod tests {
         };
         disk.submit(DiskJob::SnapshotTaken(metadata));
         disk.submit(step(5));
-        disk.submit_committed(LogIndex(5));
+        disk.submit_committed(LogIndex(5), Term(1));
         disk.submit(step(6));
         drop(gate);
         assert_eq!(persisted_number(&receiver), 1);

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Events, Poll};
-use raft_glue::LogIndex;
 use vfs::Vfs;
 
 use crate::clients::Clients;
@@ -52,8 +51,8 @@ pub(crate) struct Parts {
     pub(crate) executor: Executor<SqlJob>,
     pub(crate) disk: DiskThread,
     pub(crate) snapshots: SnapshotThread,
-    /// The log is damaged: it must hear when everything up to this index is committed.
-    pub(crate) made_up_at: Option<LogIndex>,
+    /// The log was damaged: it must hear when that is made up for.
+    pub(crate) is_vote_withheld: bool,
     /// Hears once whether the node came up.
     pub(crate) started: Sender<Result<(), String>>,
 }
@@ -362,10 +361,10 @@ impl EventLoop {
 
     /// The steps that wrote those entries are in the disk thread's queue by now, so this one comes behind them.
     fn report_made_up(&mut self) {
-        let commit_index = self.parts.core.replica().commit_index();
-        if self.parts.made_up_at.is_some_and(|index| commit_index >= index) {
-            self.parts.made_up_at = None;
-            self.parts.disk.submit_committed(commit_index);
+        let replica = self.parts.core.replica();
+        if self.parts.is_vote_withheld && replica.vote_withheld_until().is_none() {
+            self.parts.disk.submit_committed(replica.commit_index(), replica.commit_term());
+            self.parts.is_vote_withheld = false;
         }
     }
 

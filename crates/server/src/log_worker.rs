@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use raft_glue::disk::{Disk, DiskError, LogStore, Space};
-use raft_glue::{LogIndex, Persist};
+use raft_glue::{LogIndex, Persist, Term};
 
 use crate::core::{DiskDone, DiskJob};
 
@@ -20,7 +20,7 @@ pub trait Log: Send + 'static {
     /// Answers every other job.
     fn run(&mut self, job: DiskJob) -> DiskDone;
     /// See [`LogStore::committed`].
-    fn committed(&mut self, index: LogIndex) -> Result<(), DiskError>;
+    fn committed(&mut self, index: LogIndex, term: Term) -> Result<(), DiskError>;
     /// See [`LogStore::close`].
     fn close(self) -> Result<(), DiskError>;
 }
@@ -52,8 +52,8 @@ impl<D: Disk> Log for LogStore<D> {
         }
     }
 
-    fn committed(&mut self, index: LogIndex) -> Result<(), DiskError> {
-        Self::committed(self, index)
+    fn committed(&mut self, index: LogIndex, term: Term) -> Result<(), DiskError> {
+        Self::committed(self, index, term)
     }
 
     fn close(self) -> Result<(), DiskError> {
@@ -66,8 +66,8 @@ impl<D: Disk> Log for LogStore<D> {
 pub enum LogJob {
     /// For the core, which hears of the result.
     Answered(DiskJob),
-    /// What an earlier damage may have cost is made up for up to this index.
-    Committed(LogIndex),
+    /// What an earlier damage may have cost is made up for up to this index, whose entry has this term.
+    Committed(LogIndex, Term),
     /// See whether there is space for more. To be queued now and then while [`LogWorker::space`] is low.
     Tend,
 }
@@ -200,9 +200,9 @@ impl<L: Log> LogWorker<L> {
     fn run_single(&mut self) -> Option<LogOutcome> {
         match self.queue.pop_front()? {
             LogJob::Answered(job) => Some(LogOutcome::Done(self.log.run(job))),
-            LogJob::Committed(index) => {
+            LogJob::Committed(index, term) => {
                 // If this fails the log accepts nothing more, and says so with the next step.
-                if let Err(error) = self.log.committed(index) {
+                if let Err(error) = self.log.committed(index, term) {
                     tracing::error!(%error, "the log cannot note that its damage is made up for");
                 }
                 Some(LogOutcome::Silent)

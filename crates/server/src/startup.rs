@@ -81,7 +81,7 @@ impl Plan<'_> {
     ) -> Result<(EventLoop, Outbox), NodeError> {
         let LoadedNode { log, loaded, sqlite, vfs } = node;
         let clock = Clock::start();
-        let made_up_at = loaded.no_vote_until;
+        let is_vote_withheld = loaded.no_vote_until.is_some();
         let seed = RandomState::new().build_hasher().finish();
         let config = assembly::replica_config(self.id, self.address, self.options, seed);
         let live = self.options.live();
@@ -125,7 +125,7 @@ impl Plan<'_> {
             executor,
             disk,
             snapshots,
-            made_up_at,
+            is_vote_withheld,
             started,
         };
         Ok((EventLoop::new(parts), outbox))

@@ -232,6 +232,7 @@ impl World {
             oracle.leads(id, replica.term())?;
         }
         let (commit, applied) = (replica.commit_index(), replica.applied_index());
+        let (commit_term, withheld) = (replica.commit_term(), replica.vote_withheld_until());
         oracle.commits(id, commit)?;
         if !process.failed {
             oracle.stands(id, applied, replica.configuration())?;
@@ -242,12 +243,15 @@ impl World {
         }
         // As long as its log says so a node that comes back does not vote, even if it has everything again.
         let caught_up = machine.damaged.is_some_and(|index| applied.0 >= index);
-        if caught_up && process.made_up_at.is_none() && machine.disk.content(MARKER).is_none() {
+        if caught_up && !process.is_vote_withheld && machine.disk.content(MARKER).is_none() {
             machine.damaged = None;
         }
-        if process.made_up_at.is_some_and(|index| commit >= index) {
-            process.made_up_at = None;
-            self.submit_to_disk(node, LogJob::Committed(commit));
+        if process.is_vote_withheld && withheld.is_none() {
+            process.is_vote_withheld = false;
+            if commit < process.no_vote_until {
+                self.stats.count("caught up by a later term");
+            }
+            self.submit_to_disk(node, LogJob::Committed(commit, commit_term));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The faults of the world, as they strike.
 
-use raft_glue::disk::LZ4_MAGIC;
+use raft_glue::disk::{LZ4_MAGIC, Shortage};
 use wire_protocol::Role;
 
 use crate::client::{Afterwards, Errand};
@@ -87,7 +87,9 @@ impl World {
                 self.machines[node].disk.inject(raft_glue::disk::Fault::Sync(number));
             }
             Nemesis::NoSpace => {
+                let shortage = *self.random.pick(&[Shortage::Disk, Shortage::Quota, Shortage::FileSize]);
                 let disk = &self.machines[node].disk;
+                disk.set_shortage(shortage);
                 disk.set_capacity(Some(disk.used() + self.random.below(40_000)));
                 self.plan_at(until_us, Event::Space { node });
             }

@@ -89,8 +89,10 @@ pub(crate) struct Process {
     pub(crate) turn_at_us: Option<u64>,
     /// When the next tick is, milliseconds of its own clock.
     pub(crate) next_tick_ms: u64,
-    /// The log must hear when this is committed.
-    pub(crate) made_up_at: Option<LogIndex>,
+    /// The log must hear when what it lost is made up for.
+    pub(crate) is_vote_withheld: bool,
+    /// Index of which the log says that it would be enough.
+    pub(crate) no_vote_until: LogIndex,
     /// SQL under way, before and after it ran.
     pub(crate) jobs: BTreeMap<u64, Sql>,
     /// Snapshots under way.
@@ -164,7 +166,8 @@ impl Machine {
         let vfs = Vfs::register_with(vfs_options).map_err(|error| refused(&error))?;
         assembly::restore_databases(&self.disk, &vfs, &loaded).map_err(|error| refused(&error))?;
         let vfs = Arc::new(vfs);
-        let made_up_at = loaded.no_vote_until;
+        let no_vote_until = loaded.no_vote_until.unwrap_or_default();
+        let is_vote_withheld = loaded.no_vote_until.is_some();
         let config = assembly::replica_config(self.id, &self.address, &options, random.number());
         let config = Config { log_cache_bytes: scenario.log_cache_bytes, ..config };
         let core = assembly::core(config, loaded, Arc::clone(&vfs), Arc::clone(options.live()), 0)
@@ -181,7 +184,8 @@ impl Machine {
             streams: BTreeMap::new(),
             turn_at_us: None,
             next_tick_ms: 0,
-            made_up_at,
+            is_vote_withheld,
+            no_vote_until,
             jobs: BTreeMap::new(),
             snapshots: VecDeque::new(),
             compression: scenario.compression,

@@ -44,12 +44,18 @@ struct Record {
     durable: BTreeMap<u64, Fingerprint>,
     /// Configurations in what the node gave to its disk last.
     configurations: BTreeMap<u64, Configuration>,
-    /// It lost something, and must not vote before it knows that this is committed.
+    /// It lost something, and must not vote before it knows that this is committed, unless it has all of `owed` again.
     no_vote_until: Option<LogIndex>,
+    /// Or that an entry of a higher term than this one is.
+    damaged_in: Option<Term>,
+    /// Durable entries of the moment when its disk was damaged.
+    owed: BTreeMap<u64, Fingerprint>,
     /// Term and vote that the log has called durable.
     hard_state: HardState,
     /// Snapshot of a leader that the log has called durable.
     snapshot: u64,
+    /// Its term.
+    snapshot_term: Term,
     /// Something that is being written may cut durable entries from here on.
     at_risk: Option<u64>,
     /// Highest index whose commitment was looked at.
@@ -91,7 +97,20 @@ impl Oracle {
 
     /// The disk of a node is damaged behind its back.
     pub(crate) fn damaged(&mut self, node: NodeId) {
-        self.record(node).damaged = true;
+        let record = self.record(node);
+        record.damaged = true;
+        record.owed = record.durable.clone();
+    }
+
+    /// An entry that the node had on its disk before it was damaged, that counted for a commit, and that it lacks.
+    fn lacks(&self, node: NodeId) -> Option<u64> {
+        let record = self.records.get(&node.0)?;
+        let is_missing = |(index, print): &(&u64, &Fingerprint)| {
+            **index > record.snapshot
+                && self.committed.get(index) == Some(print)
+                && record.issued.get(index) != Some(print)
+        };
+        record.owed.iter().find(is_missing).map(|(index, _)| *index)
     }
 
     /// A node leads: nobody else does in this term.
@@ -151,6 +170,7 @@ impl Oracle {
             record.hard_state = step.hard_state.unwrap_or(record.hard_state);
             if let Some(snapshot) = &step.snapshot {
                 record.snapshot = snapshot.metadata.index.0;
+                record.snapshot_term = snapshot.metadata.term;
                 record.durable.clear();
             }
             if !step.entries.is_empty() {
@@ -189,6 +209,8 @@ impl Oracle {
         }
         record.configurations_in(LogIndex(snapshot + 1), &loaded.entries[skipped(loaded, snapshot)..]);
         record.no_vote_until = loaded.no_vote_until;
+        record.damaged_in = loaded.damaged_in;
+        record.snapshot_term = loaded.snapshot.as_ref().map_or(Term(0), |snapshot| snapshot.term);
         record.durable = found;
         record.committed = snapshot;
         record.pages.clear();

@@ -215,7 +215,8 @@ mod tests {
     #[test]
     fn a_term_that_no_cluster_reaches_is_an_error() {
         for (term, is_ok) in [(1, true), (1 << 63, true), ((1 << 63) + 1, false), (u64::MAX, false)] {
-            let entry = Entry { term: Term(term), kind: EntryKind::Barrier, data: Bytes::from_static(&[0; 8]) };
+            let entry =
+                Entry { term: Term(term), kind: EntryKind::Barrier, data: Bytes::from_static(&[0; 8]) };
             let mut buffer = Vec::new();
             encode(std::slice::from_ref(&entry), &mut buffer);
             assert_eq!(decode(&buffer.into(), 0).is_ok(), is_ok, "{term}");

@@ -278,9 +278,7 @@ impl State {
     fn grow(&self, number: u64, size: u64) -> io::Result<()> {
         let more = size.saturating_sub(self.files[&number].live.size);
         match self.capacity {
-            Some(capacity) if more > 0 && self.used() + more > capacity => {
-                Err(self.shortage.into())
-            }
+            Some(capacity) if more > 0 && self.used() + more > capacity => Err(self.shortage.into()),
             _ => Ok(()),
         }
     }

@@ -13,6 +13,7 @@
 mod backup;
 mod batch;
 mod blocks;
+mod bound;
 mod bytes_of;
 mod checksum;
 mod error;

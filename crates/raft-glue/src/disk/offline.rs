@@ -6,7 +6,7 @@ use super::examine::{Examined, examine};
 use super::file_system::Disk;
 use super::metadata::{self, Record};
 use super::names::MARKER;
-use super::repair::{Repairer, decide_metadata, refuse_loss};
+use super::repair::{LOST_VOTE_REMEDY, Repairer, decide_metadata, refuse_loss};
 use super::store::{DEFAULT_SEGMENT_SIZE, take_lock, write_closed};
 use super::survey::survey;
 use crate::{Configuration, Entry, EntryKind, HardState, LogIndex, Term};
@@ -15,11 +15,14 @@ use crate::{Configuration, Entry, EntryKind, HardState, LogIndex, Term};
 ///
 /// # Errors
 ///
-/// [`DiskError::Directory`] with what is wrong, in the words of C dqlite.
+/// [`DiskError::Directory`] with what is wrong, in the words of C dqlite, and what can be done.
 pub fn check_metadata<D: Disk>(disk: &D) -> Result<(), DiskError> {
     let examined = metadata::examine(disk)?;
     let damaged = examined.damaged.into_iter().map(|(_, message)| message);
-    damaged.chain(examined.conflict).next().map_or(Ok(()), |message| Err(DiskError::Directory(message)))
+    damaged
+        .chain(examined.conflict)
+        .next()
+        .map_or(Ok(()), |message| Err(DiskError::Directory(format!("{message}; {LOST_VOTE_REMEDY}"))))
 }
 
 /// Makes the directory the beginning of a cluster: term 1, and `configuration` as entry 1.
@@ -84,14 +87,14 @@ fn repair_and_publish<D: Disk>(
     term: Term,
 ) -> Result<(), DiskError> {
     staged.make_room()?;
-    let is_marked = examined.survey.no_vote_until.is_some();
+    let is_marked = examined.survey.marker.is_some();
     let mut repairer = Repairer { disk, next_aside: examined.survey.next_aside };
     let opened = repairer.run(examined, record)?;
     if opened.record.version == 0 {
         metadata::write(disk, &Record { version: 1, hard_state: HardState { term, vote: None } })?;
     }
     staged.publish()?;
-    if is_marked && opened.no_vote_until.is_some() {
+    if is_marked && opened.marker.is_some() {
         repairer.move_aside(MARKER)?;
     }
     Ok(())

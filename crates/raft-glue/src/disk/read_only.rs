@@ -58,7 +58,8 @@ impl<D: Disk> ReadOnly<D> {
     pub(super) fn try_hold(disk: &D) -> io::Result<Option<Self>> {
         let entries = disk.list()?;
         let mut files = BTreeMap::new();
-        for DirectoryEntry { name, is_file, .. } in entries.iter().filter(|entry| !is_temporary(&entry.name)) {
+        for DirectoryEntry { name, is_file, .. } in entries.iter().filter(|entry| !is_temporary(&entry.name))
+        {
             if !is_file {
                 files.insert(name.clone(), None);
                 continue;

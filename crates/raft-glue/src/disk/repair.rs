@@ -10,9 +10,16 @@ use super::files;
 use super::metadata::{self, Record};
 use super::names::{ASIDE, ClosedName, MARKER};
 use super::segment;
-use super::survey::marker;
+use super::survey::Marker;
 use super::writer::{Finished, close_file};
 use crate::{Entry, HardState, LogIndex, SnapshotMetadata, Term};
+
+/// What can be done about lost term and vote. Both files go, since the older of them alone would pass for the newest.
+pub(crate) const LOST_VOTE_REMEDY: &str = "a lost vote could elect two leaders: remove this server from the cluster \
+     through another member and add a new one with another id and an empty directory (with id 1 an empty directory \
+     begins a cluster of its own); if it is the only voter, move metadata1 and metadata2 out of the directory and start \
+     it with auto-recovery; if the others have no majority without it, move both out and make it the only voter with \
+     dqlite_node_recover_ext";
 
 /// A directory that is ready for writing.
 #[derive(Debug)]
@@ -22,7 +29,7 @@ pub(crate) struct Opened {
     pub(crate) first_index: u64,
     pub(crate) entries: Vec<Entry>,
     pub(crate) closed: Vec<Finished>,
-    pub(crate) no_vote_until: Option<LogIndex>,
+    pub(crate) marker: Option<Marker>,
 }
 
 /// Loads the directory and leaves it without open segments. The caller holds the lock.
@@ -42,7 +49,7 @@ fn decide(examined: &Examined, auto_recovery: bool) -> Result<Record, LoadError>
     let voters =
         examined.configuration.as_ref().map_or(0, |(_, configuration)| configuration.voters().count());
     // Nobody's configuration may be left after a repair that was interrupted; the marker tells that it was allowed.
-    let is_interrupted = examined.configuration.is_none() && examined.survey.no_vote_until.is_some();
+    let is_interrupted = examined.configuration.is_none() && examined.survey.marker.is_some();
     let may_lose = auto_recovery && (voters >= 2 || is_interrupted);
     if let Some(loss) = examined.loss.as_ref().filter(|_| !may_lose) {
         return Err(loss_error(loss, voters));
@@ -80,13 +87,7 @@ pub(crate) fn decide_metadata(examined: &Examined, may_guess: bool) -> Result<Re
         .unwrap_or_default();
     if let Some((file, message)) = problem {
         if !may_guess {
-            return Err(LoadError::Metadata {
-                file,
-                message,
-                remedy: "a lost vote could elect two leaders; remove this server from the cluster, empty its data \
-                         directory and add it again, or restore the directory from a backup if it is the only voter"
-                    .to_owned(),
-            });
+            return Err(LoadError::Metadata { file, message, remedy: LOST_VOTE_REMEDY.to_owned() });
         }
         // The only voter there is competes with nobody.
         return Ok(raised(record, last_term.max(record.hard_state.term)));
@@ -151,22 +152,28 @@ pub(crate) struct Repairer<'a, D: Disk> {
 
 impl<D: Disk> Repairer<'_, D> {
     pub(crate) fn run(&mut self, mut examined: Examined, record: Record) -> Result<Opened, DiskError> {
-        let mut no_vote_until = examined.survey.no_vote_until;
+        let mut marker = examined.survey.marker;
         if let Some(loss) = examined.loss.take() {
-            let until = no_vote_until.map_or(loss.reach, |until| until.max(loss.reach));
-            no_vote_until = Some(until);
+            // A term that was raised above the log's says nothing about what this node acknowledged.
+            let is_trusted = examined.metadata.newest == Some(record)
+                && marker.is_none_or(|marker| marker.damaged_in.is_some());
+            let damaged_in = is_trusted.then_some(record.hard_state.term);
+            let until = marker.map_or(loss.reach, |marker| marker.until.max(loss.reach));
+            let noted = Marker { until, damaged_in };
+            marker = Some(noted);
             tracing::error!(
-                "{}; moving {:?} aside; neither voting nor leading before entry {until} is committed",
+                "{}; moving {:?} aside; neither voting nor leading before entry {until}{} is committed",
                 loss.message,
-                loss.aside
+                loss.aside,
+                damaged_in.map_or_else(String::new, |term| format!(", or one of a term above {term},"))
             );
             // Before anything else: from here on the log looks whole again.
-            files::write_whole(self.disk, MARKER, &marker(until), "mark the log as damaged")?;
+            files::write_whole(self.disk, MARKER, &noted.encode(), "mark the log as damaged")?;
             self.move_lost_aside(&mut examined, &loss)?;
         }
-        let caught_up = no_vote_until.is_some_and(|until| until <= examined.snapshot_index());
-        if caught_up {
-            no_vote_until = None;
+        let covered = examined.snapshot.as_ref().map_or((0, Term(0)), |found| (found.index.0, found.term));
+        if marker.is_some_and(|marker| marker.is_done(covered.0, covered.1)) {
+            marker = None;
             examined.survey.leftovers.push(MARKER.to_owned());
         }
         self.metadata(&examined, record)?;
@@ -198,7 +205,7 @@ impl<D: Disk> Repairer<'_, D> {
             first_index: examined.first_index,
             entries: examined.entries,
             closed: examined.closed,
-            no_vote_until: no_vote_until.map(LogIndex),
+            marker,
         })
     }
 

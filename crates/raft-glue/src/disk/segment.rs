@@ -11,6 +11,7 @@
 use bytes::Bytes;
 
 use super::batch::{self, BatchError, Defect, ENTRY_HEADER_LEN, MAX_ENTRIES, PREAMBLE_LEN, encoded_len};
+use super::bound::{is_plausible, most_entries};
 use super::bytes_of::{is_zero, to_usize, used_len, word};
 use super::extent::Extent;
 use crate::Entry;
@@ -22,9 +23,9 @@ pub(crate) const HEADER_LEN: usize = 8;
 /// Unit that the storage writes completely or not at all.
 pub(crate) const SECTOR: usize = 512;
 /// No entry takes less: its header and one word of data.
-const MIN_ENTRY_LEN: u64 = 24;
+pub(crate) const MIN_ENTRY_LEN: u64 = 24;
 /// Bytes that the search for batches behind a defect may hash; files that need more are made to annoy.
-const SEARCH_BUDGET: usize = 64 * 1024 * 1024;
+pub(crate) const SEARCH_BUDGET: usize = 64 * 1024 * 1024;
 
 /// Where something does not decode, and C's text for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,10 +151,11 @@ pub(crate) fn read_open(content: &Bytes, preallocated: u64) -> Open {
     if let Err(failure) = check_format(content) {
         // The first write carries the format word: if its whole sector is missing, that write was not finished.
         let first_sector = &content[..content.len().min(SECTOR)];
-        open.end = if is_zero(first_sector) && !find_batch(content, HEADER_LEN, used) {
+        open.end = if is_zero(first_sector) && !has_batch(content, HEADER_LEN, used) {
             End::Torn
         } else {
-            End::Damaged { failure, may_hold: preallocated / MIN_ENTRY_LEN }
+            let cut = preallocated.saturating_sub(content.len() as u64) / MIN_ENTRY_LEN;
+            End::Damaged { failure, may_hold: cut + most_entries(content, HEADER_LEN, used) }
         };
         return open;
     }
@@ -197,15 +199,15 @@ fn classify(
         Defect::Data => has_missing_sector(error.end.expect("the header is valid")),
         Defect::Content => false,
     };
-    if torn && !find_batch(content, search_from, used) {
+    if torn && !has_batch(content, search_from, used) {
         return End::Torn;
     }
     let may_hold = if (content.len() as u64) < preallocated && error.defect == Defect::Short {
         // What came behind the cut cannot be known.
-        preallocated / MIN_ENTRY_LEN
+        let known = error.end.unwrap_or(offset) as u64;
+        error.entries.unwrap_or(0) as u64 + preallocated.saturating_sub(known) / MIN_ENTRY_LEN
     } else {
-        let behind = used.saturating_sub(search_from) as u64 / MIN_ENTRY_LEN;
-        error.entries.unwrap_or(1) as u64 + behind
+        most_entries(content, offset, used)
     };
     End::Damaged { failure: batch_failure(batches, offset, error), may_hold }
 }
@@ -223,21 +225,36 @@ fn missing_sector(content: &[u8], start: usize, end: usize) -> bool {
     false
 }
 
-/// Whether a valid batch starts anywhere in the range.
-fn find_batch(content: &Bytes, from: usize, used: usize) -> bool {
+/// What a search for a batch found.
+pub(crate) enum Search {
+    /// The first one starts here.
+    Found(usize),
+    /// There is none.
+    Nothing,
+    /// More had to be hashed than the budget allows.
+    TooCostly,
+}
+
+/// Whether a valid batch starts anywhere in the range, or there is too much to look at.
+fn has_batch(content: &Bytes, from: usize, used: usize) -> bool {
     let mut budget = SEARCH_BUDGET;
+    !matches!(find_batch(content, from, used, &mut budget), Search::Nothing)
+}
+
+/// The first valid batch in the range. `budget` is the number of bytes that may still be hashed.
+pub(crate) fn find_batch(content: &Bytes, from: usize, used: usize, budget: &mut usize) -> Search {
     let mut at = from.next_multiple_of(8);
     while at < used {
         if let Some(len) = plausible_batch(content, at) {
-            let Some(rest) = budget.checked_sub(len) else { return true };
-            budget = rest;
+            let Some(rest) = budget.checked_sub(len) else { return Search::TooCostly };
+            *budget = rest;
             if batch::decode(content, at).is_ok() {
-                return true;
+                return Search::Found(at);
             }
         }
         at += 8;
     }
-    false
+    Search::Nothing
 }
 
 /// Length of the batch header at `at` if it could be one.
@@ -248,10 +265,7 @@ fn plausible_batch(content: &[u8], at: usize) -> Option<usize> {
     }
     let len = PREAMBLE_LEN + to_usize(count) * ENTRY_HEADER_LEN;
     let headers = content.get(at + PREAMBLE_LEN..at.checked_add(len)?)?;
-    let plausible = |header: batch::EntryHeader| {
-        header.term != 0 && (1..=3).contains(&header.kind) && header.len.is_multiple_of(8)
-    };
-    batch::entry_headers(headers).all(plausible).then_some(len)
+    batch::entry_headers(headers).all(is_plausible).then_some(len)
 }
 
 /// A whole closed segment. One batch, unless a reader would refuse so many entries.

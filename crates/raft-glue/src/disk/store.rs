@@ -10,9 +10,10 @@ use super::metadata::{self, Record};
 use super::names::{ClosedName, LOCK, MARKER};
 use super::retention::give_up_older_snapshots;
 use super::snapshot::{self, write_snapshot};
+use super::survey::Marker;
 use super::writer::{Finished, Writer};
 use super::{repair, retention, segment};
-use crate::{Entry, HardState, InstalledSnapshot, Loaded, LogIndex, Persist, SnapshotMetadata};
+use crate::{Entry, HardState, InstalledSnapshot, Loaded, LogIndex, Persist, SnapshotMetadata, Term};
 
 /// Size of an open segment when it is created.
 pub(crate) const DEFAULT_SEGMENT_SIZE: u64 = 8 * 1024 * 1024;
@@ -70,7 +71,7 @@ pub struct LogStore<D: Disk> {
     snapshot: Option<SnapshotMetadata>,
     closed: Vec<Finished>,
     writer: Writer<D>,
-    no_vote_until: Option<LogIndex>,
+    marker: Option<Marker>,
     latched: Option<String>,
 }
 
@@ -86,8 +87,17 @@ impl<D: Disk> LogStore<D> {
             snapshot: opened.snapshot.clone(),
             first_index: LogIndex(opened.first_index),
             entries: opened.entries,
-            no_vote_until: opened.no_vote_until,
+            no_vote_until: opened.marker.map(|marker| LogIndex(marker.until)),
+            damaged_in: opened.marker.and_then(|marker| marker.damaged_in),
         };
+        if let Some(Marker { until, damaged_in }) = opened.marker {
+            tracing::warn!(
+                until,
+                ?damaged_in,
+                "this node lost entries that it may have acknowledged: it neither votes nor leads before an entry of \
+                 that index, or of a term above that one, is committed"
+            );
+        }
         let store = Self {
             writer: Writer::new(disk.clone(), options.segment_size),
             disk,
@@ -96,7 +106,7 @@ impl<D: Disk> LogStore<D> {
             record: opened.record,
             snapshot: opened.snapshot,
             closed: opened.closed,
-            no_vote_until: opened.no_vote_until,
+            marker: opened.marker,
             latched: None,
         };
         Ok((store, loaded))
@@ -136,17 +146,17 @@ impl<D: Disk> LogStore<D> {
             store.finish_segment()?;
             snapshot::publish(&store.disk, metadata)?;
             store.snapshot = Some(metadata.clone());
-            store.clear_marker(metadata.index)?;
+            store.clear_marker(metadata.index, metadata.term)?;
             retention::remove_old_snapshots(&store.disk)?;
             let trailing = store.options.trailing;
             retention::remove_old_segments(&store.disk, &mut store.closed, metadata.index.0, trailing)
         })
     }
 
-    /// Tells that the log up to `index` is committed; once that is past everything this node may have acknowledged
-    /// before it was damaged, it may vote again for good.
-    pub fn committed(&mut self, index: LogIndex) -> Result<(), DiskError> {
-        self.guarded(|store| store.clear_marker(index))
+    /// Tells that the log up to `index` is committed, and the term of the entry there, which is durable; once that is past
+    /// everything this node may have acknowledged before it was damaged, it may vote again for good.
+    pub fn committed(&mut self, index: LogIndex, term: Term) -> Result<(), DiskError> {
+        self.guarded(|store| store.clear_marker(index, term))
     }
 
     /// Entries from `first` on: at least one, at most `max_count`, and at most `max_bytes` of data unless the first
@@ -297,7 +307,7 @@ impl<D: Disk> LogStore<D> {
             retention::remove_segments_from_end(&self.disk, &mut self.closed, 0)?;
             retention::remove_ignored_segments(&self.disk)?;
         }
-        self.clear_marker(metadata.index)?;
+        self.clear_marker(metadata.index, metadata.term)?;
         retention::remove_old_snapshots(&self.disk)
     }
 
@@ -341,14 +351,15 @@ impl<D: Disk> LogStore<D> {
         Ok(())
     }
 
-    fn clear_marker(&mut self, committed: LogIndex) -> Result<(), DiskError> {
-        if self.no_vote_until.is_none_or(|until| committed < until) {
+    fn clear_marker(&mut self, committed: LogIndex, term: Term) -> Result<(), DiskError> {
+        if self.marker.is_none_or(|marker| !marker.is_done(committed.0, term)) {
             return Ok(());
         }
         let what = format!("remove {MARKER}");
         files::remove_if_exists(&self.disk, MARKER, &what)?;
         files::sync_directory(&self.disk, &what)?;
-        self.no_vote_until = None;
+        self.marker = None;
+        tracing::info!(%committed, "this node has caught up after the damage to its log and votes again");
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use super::error::DiskError;
 use super::file_system::Disk;
 use super::files;
 use super::names::{ASIDE, ClosedName, MARKER, MAX_NAME_LEN, OpenName, SnapshotName, TEMPORARY};
+use crate::{LogIndex, Term, has_caught_up};
 
 /// Files that C creates for a moment at its start.
 const PROBES: [&str; 2] = [".probe", ".probe_fallocate"];
@@ -19,8 +20,8 @@ pub(crate) struct Survey {
     pub(crate) snapshots: Vec<ListedSnapshot>,
     /// Files that never got their final name, and `.meta` files whose payload never did.
     pub(crate) leftovers: Vec<String>,
-    /// Nobody votes before this index is committed.
-    pub(crate) no_vote_until: Option<u64>,
+    /// What a repair noted, and the node has not caught up since.
+    pub(crate) marker: Option<Marker>,
     /// The next number for files moved aside.
     pub(crate) next_aside: u64,
 }
@@ -66,7 +67,7 @@ pub(crate) fn survey<D: Disk>(disk: &D) -> Result<Survey, DiskError> {
         } else if let Some(number) = aside_number(name) {
             survey.next_aside = survey.next_aside.max(number.saturating_add(1));
         } else if name == MARKER {
-            survey.no_vote_until = Some(read_marker(disk)?);
+            survey.marker = Some(read_marker(disk)?);
         }
     }
     survey.closed.sort();
@@ -80,21 +81,60 @@ fn aside_number(name: &str) -> Option<u64> {
     name.strip_prefix(ASIDE)?.split('-').next()?.parse().ok().filter(|number| *number < u64::MAX / 2)
 }
 
-fn read_marker<D: Disk>(disk: &D) -> Result<u64, DiskError> {
-    let content = files::read(disk, MARKER, MARKER)?;
-    let index = std::str::from_utf8(&content).ok().and_then(|text| text.trim_end().parse().ok());
-    // Unreadable: nothing is known to be enough.
-    Ok(index.unwrap_or(u64::MAX))
+fn read_marker<D: Disk>(disk: &D) -> Result<Marker, DiskError> {
+    Ok(Marker::decode(&files::read(disk, MARKER, MARKER)?))
 }
 
-/// Content of the marker file.
-pub(crate) fn marker(no_vote_until: u64) -> Vec<u8> {
-    format!("{no_vote_until}\n").into_bytes()
+/// Content of the marker file: a line with the index, and one with `term` and the term if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Marker {
+    /// Nobody votes before this index is committed.
+    pub(crate) until: u64,
+    /// Nor before an entry of a higher term is; see [`has_caught_up`].
+    pub(crate) damaged_in: Option<Term>,
+}
+
+impl Marker {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let term = self.damaged_in.map_or_else(String::new, |term| format!("term {term}\n"));
+        format!("{}\n{term}", self.until).into_bytes()
+    }
+
+    fn decode(content: &[u8]) -> Self {
+        let mut lines = std::str::from_utf8(content).unwrap_or_default().lines();
+        // Unreadable: no index is known to be enough, nor any term.
+        let until = lines.next().and_then(|line| line.parse().ok()).unwrap_or(u64::MAX);
+        let term = lines.next().and_then(|line| line.strip_prefix("term ")?.parse().ok()).map(Term);
+        Self { until, damaged_in: term }
+    }
+
+    pub(crate) fn is_done(&self, committed: u64, term: Term) -> bool {
+        has_caught_up(LogIndex(self.until), self.damaged_in, LogIndex(committed), term)
+    }
 }
 
 impl Survey {
     /// Whether anything but metadata is there.
     pub(crate) fn has_data(&self) -> bool {
         !self.closed.is_empty() || !self.open.is_empty() || !self.snapshots.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markers_are_read_as_they_are_written_and_trusted_no_further() {
+        for damaged_in in [None, Some(Term(7))] {
+            let marker = Marker { until: 836, damaged_in };
+            assert_eq!(Marker::decode(&marker.encode()), marker);
+        }
+        // As written before there was a term.
+        assert_eq!(Marker::decode(b"77\n"), Marker { until: 77, damaged_in: None });
+        for content in [&b""[..], b"x\n", b"\xff", b"-1\n", b"99999999999999999999\n"] {
+            assert_eq!(Marker::decode(content), Marker { until: u64::MAX, damaged_in: None });
+        }
+        assert_eq!(Marker::decode(b"5\nterm x\n").damaged_in, None);
     }
 }

@@ -1,7 +1,8 @@
 //! Damage to a member of a cluster: the front of its log stays, the rest is moved aside and fetched again.
 
 use raft_glue::disk::{
-    Disk, Fault, LoadError, LogOptions, LogStore, MemoryDisk, bootstrap, describe_last_entry, recover,
+    Disk, Fault, LoadError, LogOptions, LogStore, MemoryDisk, bootstrap, check_metadata, describe_last_entry,
+    recover,
 };
 use raft_glue::{EntryKind, LogIndex, Term};
 
@@ -95,12 +96,12 @@ fn a_member_of_a_cluster_keeps_the_front_and_waits_for_the_rest() {
         }
         // The leader sends the rest again; the node still remembers after a restart, until it has caught up.
         store.persist(&[step(lost_from, 40, 2)]).unwrap();
-        store.committed(LogIndex(until.0 - 1)).unwrap();
+        store.committed(LogIndex(until.0 - 1), Term(9)).unwrap();
         drop(store);
         let (mut store, loaded) = open(&disk.crash());
         assert_eq!(loaded.no_vote_until, Some(until), "{name}");
         assert_eq!(loaded.entries, [entries(1, lost_from - 1, 1), entries(lost_from, 40, 2)].concat());
-        store.committed(until).unwrap();
+        store.committed(until, Term(2)).unwrap();
         store.close().unwrap();
     }
 }
@@ -125,7 +126,7 @@ fn a_member_that_caught_up_votes_again_and_stays_so() {
     let (mut store, loaded) = open(&disk);
     let until = loaded.no_vote_until.unwrap();
     store.persist(&[step(11, until.0, 1)]).unwrap();
-    store.committed(until).unwrap();
+    store.committed(until, Term(2)).unwrap();
     drop(store);
     assert_eq!(open(&disk.crash()).1.no_vote_until, None);
 
@@ -136,6 +137,91 @@ fn a_member_that_caught_up_votes_again_and_stays_so() {
     store.persist(&[installed(until.0, 2)]).unwrap();
     drop(store);
     assert_eq!(open(&disk.crash()).1.no_vote_until, None);
+}
+
+#[test]
+fn the_bound_is_what_was_there_and_not_what_would_fit() {
+    let disk = member();
+    change(&disk, "open-1", |content| content[100] ^= 1);
+    let (_, loaded) = open(&disk);
+    // The entry that would come next counts, too.
+    assert_eq!(loaded.no_vote_until, Some(LogIndex(31)));
+}
+
+#[test]
+fn a_committed_entry_of_a_later_term_ends_the_wait_also_after_a_restart() {
+    let disk = member();
+    change(&disk, SECOND, |content| content[100] ^= 1);
+    let (mut store, loaded) = open(&disk);
+    let until = loaded.no_vote_until.unwrap();
+    // The durable term, which is above that of all entries.
+    assert_eq!((until, loaded.damaged_in), (LogIndex(30), Some(Term(9))));
+    // Terms that the node hears of while it waits do not move the one of the damage.
+    store.persist(&[with_state(step(11, 12, 9), 11, None)]).unwrap();
+    store.committed(LogIndex(12), Term(9)).unwrap();
+    drop(store);
+    let disk = disk.crash();
+    let (mut store, loaded) = open(&disk);
+    assert_eq!((loaded.no_vote_until, loaded.damaged_in), (Some(until), Some(Term(9))));
+    store.persist(&[step(13, 13, 10)]).unwrap();
+    store.committed(LogIndex(13), Term(10)).unwrap();
+    drop(store);
+    assert_eq!(open(&disk.crash()).1.no_vote_until, None);
+
+    // So does a snapshot of the leader whose last entry is of a later term.
+    for (term, waits) in [(9, true), (10, false)] {
+        let disk = member();
+        change(&disk, SECOND, |content| content[100] ^= 1);
+        let (mut store, _) = open(&disk);
+        store.persist(&[with_state(installed(20, term), 10, None)]).unwrap();
+        drop(store);
+        assert_eq!(open(&disk.crash()).1.no_vote_until.is_some(), waits, "{term}");
+    }
+}
+
+#[test]
+fn no_later_term_ends_the_wait_if_the_durable_term_cannot_be_trusted() {
+    let disk = member();
+    // An older term than that of the log: the newest was lost, and what was acknowledged in it is not known.
+    let words = |words: [u64; 4]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+    disk.put("metadata1", &words([1, 1, 0, 0]));
+    change(&disk, SECOND, |content| content[100] ^= 1);
+    let (store, loaded) = open(&disk);
+    assert_eq!((loaded.no_vote_until, loaded.damaged_in), (Some(LogIndex(30)), None));
+    drop(store);
+    // Nor does it come to be trusted when there is more damage.
+    change(&disk, FIRST, |content| content[second_batch(1) + 60] ^= 1);
+    let (_, loaded) = open(&disk);
+    assert_eq!((loaded.no_vote_until, loaded.damaged_in), (Some(LogIndex(30)), None));
+}
+
+#[test]
+fn what_is_advised_for_lost_votes_can_be_done() {
+    for (voters, recovers) in [(1, false), (3, true)] {
+        let disk = MemoryDisk::new(0);
+        bootstrap(&disk, &configuration(voters)).unwrap();
+        let (mut store, _) = open(&disk);
+        store.persist(&[with_state(step(2, 5, 1), 4, Some(2))]).unwrap();
+        store.close().unwrap();
+        disk.put("metadata2", &[7; 32]);
+        let error = check_metadata(&disk).unwrap_err().to_string();
+        assert!(error.contains("; a lost vote could elect two leaders: "), "{error}");
+        for name in ["metadata1", "metadata2"] {
+            assert!(error.contains(name), "{error}");
+            disk.unlink(name).unwrap();
+        }
+        check_metadata(&disk).unwrap();
+        if recovers {
+            assert!(matches!(
+                LogStore::open(disk.clone(), options()).unwrap_err(),
+                LoadError::Metadata { .. }
+            ));
+            recover(&disk, &configuration(1)).unwrap();
+        }
+        let (_, loaded) = open(&disk);
+        assert_eq!(loaded.entries[1..5], entries(2, 5, 1)[..]);
+        assert_eq!((loaded.hard_state.vote, loaded.no_vote_until), (None, None));
+    }
 }
 
 #[test]

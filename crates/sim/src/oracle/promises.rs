@@ -1,7 +1,7 @@
 //! What a node promises to others, it must be able to keep: whatever it says about its log, its vote and its term is on
 //! its disk by then. And the configuration in force is the newest one in its log.
 
-use raft_glue::{Configuration, Entry, EntryKind, LogIndex, NodeId, SnapshotMetadata};
+use raft_glue::{Configuration, Entry, EntryKind, LogIndex, NodeId, SnapshotMetadata, Term};
 use wire_protocol::rpc::Message;
 
 use super::{Oracle, Record, Violation};
@@ -44,15 +44,22 @@ impl Oracle {
             Message::RequestVoteResult(result) => result.vote_granted && result.pre_vote != Some(true),
             _ => false,
         };
-        match record.no_vote_until {
-            Some(until) if votes && commit < until => Err(Violation::new(
+        let (until, damaged_in) = (record.no_vote_until, record.damaged_in);
+        let term =
+            record.issued.get(&commit.0).map_or(Term(0), |print| print.0).max(record.snapshot_term(commit));
+        let waits = until.is_some_and(|until| commit < until && damaged_in.is_none_or(|at| term <= at));
+        // Whatever the rule says that it follows: what it acknowledged and what was committed must be here again.
+        let lacks = if votes { self.lacks(node) } else { None };
+        if votes && (waits || lacks.is_some()) {
+            return Err(Violation::new(
                 "who lost something does not vote",
                 format!(
-                    "node {node} knows of commits up to {commit}, may have lost some up to {until}, and says {message:?}"
+                    "node {node} knows of commits up to {commit} of term {term}, may have lost some up to {until:?} in \
+                     term {damaged_in:?}, lacks {lacks:?}, and says {message:?}"
                 ),
-            )),
-            _ => Ok(()),
+            ));
         }
+        Ok(())
     }
 
     /// A node has applied everything up to here, and has this configuration in force.
@@ -83,6 +90,11 @@ impl Record {
         self.durable.last_key_value().map_or(0, |(last, _)| *last).max(self.snapshot)
     }
 
+    /// Term of the snapshot if it is what is known of this index.
+    fn snapshot_term(&self, index: LogIndex) -> Term {
+        if index.0 == self.snapshot { self.snapshot_term } else { Term(0) }
+    }
+
     /// A snapshot takes the place of the log.
     pub(super) fn configuration_of_snapshot(&mut self, snapshot: &SnapshotMetadata) {
         self.configurations.clear();
@@ -104,7 +116,7 @@ impl Record {
 
 #[cfg(test)]
 mod tests {
-    use raft_glue::{HardState, Loaded, Role, Server, Term};
+    use raft_glue::{HardState, Loaded, Role, Server};
     use wire_protocol::rpc::{AppendEntriesResult, RequestVoteResult};
 
     use super::*;

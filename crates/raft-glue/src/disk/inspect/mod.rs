@@ -234,7 +234,8 @@ fn loaded(examined: Examined) -> Loaded {
     Loaded {
         hard_state: record.hard_state,
         first_index: LogIndex(examined.first_index),
-        no_vote_until: examined.survey.no_vote_until.map(LogIndex),
+        no_vote_until: examined.survey.marker.map(|marker| LogIndex(marker.until)),
+        damaged_in: examined.survey.marker.and_then(|marker| marker.damaged_in),
         snapshot: examined.snapshot,
         entries: examined.entries,
     }
