@@ -7,6 +7,8 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use libsqlite3_sys as ffi;
 
+use crate::watch::Watch;
+
 /// PRAGMAs refused with a value; reading them is fine.
 const NOT_WITH_VALUE: [&[u8]; 8] = [
     b"journal_mode",
@@ -25,14 +27,15 @@ const NEVER: [&[u8]; 4] = [b"wal_checkpoint", b"busy_timeout", b"read_uncommitte
 /// Installs the rules on a connection.
 ///
 /// # Safety
-/// `db` is an open connection that no other thread uses.
-pub(crate) unsafe fn install(db: *mut ffi::sqlite3) {
-    // SAFETY: by contract; the callback needs no data.
-    unsafe { ffi::sqlite3_set_authorizer(db, Some(authorize), std::ptr::null_mut()) };
+/// `db` is an open connection that no other thread uses, and `watch` is its own and lives longer.
+pub(crate) unsafe fn install(db: *mut ffi::sqlite3, watch: &Watch) {
+    let data: *mut c_void = std::ptr::from_ref(watch).cast_mut().cast();
+    // SAFETY: by contract; the callback gets the pointer it expects.
+    unsafe { ffi::sqlite3_set_authorizer(db, Some(authorize), data) };
 }
 
 unsafe extern "C" fn authorize(
-    _: *mut c_void,
+    data: *mut c_void,
     action: c_int,
     first: *const c_char,
     second: *const c_char,
@@ -41,9 +44,15 @@ unsafe extern "C" fn authorize(
 ) -> c_int {
     // SAFETY: SQLite passes null or C strings.
     let text = |pointer: *const c_char| (!pointer.is_null()).then(|| unsafe { CStr::from_ptr(pointer) });
-    let allowed = std::panic::catch_unwind(|| {
+    // SAFETY: what `install` gave, which lives as long as the connection.
+    let watch = unsafe { data.cast::<Watch>().as_ref() };
+    let allowed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        // Before 3.41 nothing else ends a compilation that was interrupted.
+        if watch.is_some_and(Watch::look) {
+            return false;
+        }
         is_allowed(action, text(first).map(CStr::to_bytes), text(second).map(CStr::to_bytes))
-    });
+    }));
     if allowed.unwrap_or(false) { ffi::SQLITE_OK } else { ffi::SQLITE_DENY }
 }
 

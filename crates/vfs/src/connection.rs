@@ -11,14 +11,17 @@ use libsqlite3_sys as ffi;
 use crate::authorizer;
 use crate::database::Database;
 use crate::error::{SqlError, Veto, message_of};
+use crate::functions;
 use crate::handle::Handle;
 use crate::limits;
 use crate::name::DatabaseName;
 use crate::page::Position;
 use crate::register::Registration;
 use crate::shim;
-use crate::statement::{Prepared, Statement};
+use crate::statement::{Interruptible, Prepared, Statement};
+use crate::turns;
 use crate::view::ReaderId;
+use crate::watch::Watch;
 
 /// What of a longer message of SQLite is passed on, bytes.
 const MAX_MESSAGE_LEN: usize = 64 * 1024;
@@ -45,16 +48,13 @@ pub enum Lifetime {
 
 /// Stops what a connection is doing, from any thread and at any time.
 #[derive(Clone)]
-pub struct InterruptHandle(Arc<Mutex<Raw>>);
+pub struct InterruptHandle(Arc<Watch>);
 
 impl InterruptHandle {
-    /// Makes the running statements of the connection fail with `SQLITE_INTERRUPT`. Does nothing after it was closed.
+    /// Makes the running statements of the connection, and one that is being compiled, fail with `SQLITE_INTERRUPT`. Does
+    /// nothing after it was closed.
     pub fn interrupt(&self) {
-        let db = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !db.0.is_null() {
-            // SAFETY: the connection is open, since closing it clears the pointer under this mutex first.
-            unsafe { ffi::sqlite3_interrupt(db.0) };
-        }
+        self.0.interrupt();
     }
 }
 
@@ -64,17 +64,13 @@ impl std::fmt::Debug for InterruptHandle {
     }
 }
 
-struct Raw(*mut ffi::sqlite3);
-
-// SAFETY: the pointer is used under a mutex, or for sqlite3_interrupt, which may be called from any thread.
-unsafe impl Send for Raw {}
-
 /// What a connection and its statements share.
 pub(crate) struct Inner {
     db: *mut ffi::sqlite3,
     handle: Option<Arc<Handle>>,
     calls: Mutex<()>,
-    interrupt: Arc<Mutex<Raw>>,
+    /// What SQLite's callbacks for this connection use; it lives until the connection is closed.
+    pub(crate) watch: Arc<Watch>,
     /// Keeps the VFS registered.
     _registration: Arc<Registration>,
 }
@@ -134,9 +130,12 @@ impl Entered<'_> {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.interrupt.lock().unwrap_or_else(PoisonError::into_inner).0 = std::ptr::null_mut();
-        // SAFETY: nobody else has the connection any more; all statements were finalized before, they keep `self` alive.
-        unsafe { ffi::sqlite3_close(self.db) };
+        self.watch.close();
+        let close = || {
+            // SAFETY: nobody else has the connection any more; all statements were finalized before, they keep `self` alive.
+            unsafe { ffi::sqlite3_close(self.db) };
+        };
+        turns::call(close);
     }
 }
 
@@ -180,13 +179,13 @@ impl Connection {
             db,
             handle: None,
             calls: Mutex::new(()),
-            interrupt: Arc::new(Mutex::new(Raw(db))),
+            watch: Watch::new(db, Arc::clone(&registration.shared.settings)),
             _registration: Arc::clone(registration),
         };
         if code != ffi::SQLITE_OK {
             return Err(inner.enter().error(code));
         }
-        let handle = configure(&inner.enter())?;
+        let handle = configure(&inner.enter(), &inner.watch)?;
         inner.handle = Some(handle);
         Ok(Self { inner: Arc::new(inner), _not_sync: std::marker::PhantomData })
     }
@@ -258,7 +257,7 @@ impl Connection {
     /// # Errors
     /// SQLite's.
     pub fn prepare_with(&mut self, sql: &[u8], lifetime: Lifetime) -> Result<Prepared, SqlError> {
-        Statement::prepare(&self.inner, sql, lifetime)
+        Statement::prepare(&self.inner, sql, lifetime, Interruptible::Yes)
     }
 
     /// Whether a transaction is open, that is autocommit is off.
@@ -284,7 +283,7 @@ impl Connection {
     /// A way to interrupt this connection from elsewhere.
     #[must_use]
     pub fn interrupt_handle(&self) -> InterruptHandle {
-        InterruptHandle(Arc::clone(&self.inner.interrupt))
+        InterruptHandle(Arc::clone(&self.inner.watch))
     }
 
     /// Row id of the last insert.
@@ -313,14 +312,15 @@ impl Connection {
         self.inner.handle().set_veto(None);
     }
 
-    /// Runs all statements of `sql` and drops their rows. For statements of the node itself, such as ROLLBACK.
+    /// Runs all statements of `sql` and drops their rows. For statements of the node itself, such as ROLLBACK, which an
+    /// interrupt of what came before does not end while they are compiled.
     ///
     /// # Errors
     /// SQLite's; later statements are not run.
     pub fn exec_simple(&mut self, sql: &[u8]) -> Result<(), SqlError> {
         let mut rest = sql;
         while !rest.is_empty() {
-            let prepared = self.prepare(rest)?;
+            let prepared = Statement::prepare(&self.inner, rest, Lifetime::Transient, Interruptible::No)?;
             if let Some(mut statement) = prepared.statement {
                 while statement.step()? == crate::Step::Row {}
             }
@@ -353,7 +353,7 @@ impl Inner {
 }
 
 /// Sets up a new connection and finds its handle.
-fn configure(entered: &Entered<'_>) -> Result<Arc<Handle>, SqlError> {
+fn configure(entered: &Entered<'_>, watch: &Watch) -> Result<Arc<Handle>, SqlError> {
     let check = |code: c_int| if code == ffi::SQLITE_OK { Ok(()) } else { Err(entered.error(code)) };
     // Only effective after open has returned: SQLite sets its default at the end of it.
     // SAFETY: the connection is open and entered.
@@ -382,7 +382,11 @@ fn configure(entered: &Entered<'_>) -> Result<Arc<Handle>, SqlError> {
         code: ffi::SQLITE_CANTOPEN,
         message: "not a database of this vfs".into(),
     })?;
-    // SAFETY: the connection is open and entered.
-    unsafe { authorizer::install(entered.db) };
+    // SAFETY: the connection is open and entered; what the callbacks use belongs to it.
+    check(unsafe { functions::install(entered.db, watch) })?;
+    // SAFETY: as above.
+    unsafe { watch.install(entered.db) };
+    // SAFETY: as above.
+    unsafe { authorizer::install(entered.db, watch) };
     Ok(handle)
 }

@@ -18,6 +18,7 @@ use crate::name::DatabaseName;
 use crate::options::{Options, Settings};
 use crate::shim;
 use crate::temporary::Temporary;
+use crate::turns;
 
 /// SQLite versions from here on have all that is used.
 const OLDEST_SQLITE: c_int = 3_037_000;
@@ -101,8 +102,11 @@ unsafe impl Sync for Registration {}
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // SAFETY: `raw` was registered and is still allocated.
-        unsafe { ffi::sqlite3_vfs_unregister(self.raw) };
+        let unregister = || {
+            // SAFETY: `raw` was registered and is still allocated.
+            unsafe { ffi::sqlite3_vfs_unregister(self.raw) }
+        };
+        turns::call(unregister);
         // SAFETY: it came from `Box::into_raw`, SQLite has forgotten it, and no connection is left.
         drop(unsafe { Box::from_raw(self.raw) });
     }

@@ -43,6 +43,17 @@ pub struct Prepared {
     pub consumed: usize,
 }
 
+/// Whether an interrupt ends the compilation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interruptible {
+    Yes,
+    No,
+}
+
+/// How often a statement that nobody may interrupt is compiled again. An interrupt is over once nothing runs, so twice
+/// would do but for one who interrupts all the time.
+const TRIES: usize = 8;
+
 /// A prepared statement; it keeps its connection open.
 pub struct Statement {
     raw: *mut ffi::sqlite3_stmt,
@@ -71,7 +82,12 @@ impl Drop for Statement {
 }
 
 impl Statement {
-    pub(crate) fn prepare(inner: &Arc<Inner>, sql: &[u8], lifetime: Lifetime) -> Result<Prepared, SqlError> {
+    pub(crate) fn prepare(
+        inner: &Arc<Inner>,
+        sql: &[u8],
+        lifetime: Lifetime,
+        interruptible: Interruptible,
+    ) -> Result<Prepared, SqlError> {
         let len = c_int::try_from(sql.len()).map_err(|_| SqlError::from_code(ffi::SQLITE_TOOBIG))?;
         if matches!(sql, [] | [0, ..]) {
             return Ok(Prepared { statement: None, consumed: sql.len() });
@@ -93,15 +109,30 @@ impl Statement {
         let mut raw = std::ptr::null_mut();
         let mut tail = std::ptr::null();
         let entered = inner.enter();
-        // SAFETY: the connection is entered; the text has `len` bytes; the results have places.
-        let code =
-            unsafe { ffi::sqlite3_prepare_v3(entered.db, start, len, flags, &raw mut raw, &raw mut tail) };
+        let call = (interruptible == Interruptible::Yes).then(|| inner.watch.begin());
+        let mut compile = || {
+            // SAFETY: the connection is entered; the text has `len` bytes; the results have places.
+            unsafe { ffi::sqlite3_prepare_v3(entered.db, start, len, flags, &raw mut raw, &raw mut tail) }
+        };
+        let mut code = compile();
+        if call.is_none() {
+            for _ in 1..TRIES {
+                if code != ffi::SQLITE_INTERRUPT {
+                    break;
+                }
+                code = compile();
+            }
+        }
         if code != ffi::SQLITE_OK {
-            let error = inner.explain(entered.error(code));
+            // The authorizer refuses what was interrupted.
+            let interrupted = call.is_some() && inner.watch.is_interrupted();
+            let error = inner.explain(if interrupted { interruption() } else { entered.error(code) });
+            drop(call);
             drop(entered);
             inner.settle();
             return Err(error);
         }
+        drop(call);
         drop(entered);
         let consumed = if tail.is_null() {
             sql.len()
@@ -258,12 +289,16 @@ impl Statement {
     /// SQLite's, among them the code of a [`Veto`](crate::Veto).
     pub fn step(&mut self) -> Result<Step, SqlError> {
         let entered = self.inner.enter();
+        let call = self.inner.watch.begin();
         // SAFETY: the statement is alive and its connection entered.
         let result = match unsafe { ffi::sqlite3_step(self.raw) } {
             ffi::SQLITE_ROW => Ok(Step::Row),
             ffi::SQLITE_DONE => Ok(Step::Done),
+            // A step compiles again what the schema has changed under, where the authorizer refuses what was interrupted.
+            ffi::SQLITE_AUTH if self.inner.watch.is_interrupted() => Err(self.inner.explain(interruption())),
             code => Err(self.inner.explain(entered.error(code))),
         };
+        drop(call);
         drop(entered);
         self.inner.settle();
         result
@@ -322,6 +357,10 @@ impl Statement {
         // SAFETY: the value has that length and stays until the next step or reset, which need `&mut self`.
         unsafe { std::slice::from_raw_parts(start, len) }
     }
+}
+
+fn interruption() -> SqlError {
+    SqlError { code: ffi::SQLITE_INTERRUPT, message: "interrupted".into() }
 }
 
 fn index(parameter: usize) -> Result<c_int, SqlError> {
