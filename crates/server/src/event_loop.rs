@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Events, Poll};
@@ -18,7 +18,7 @@ use crate::connection::Connection;
 use crate::core::{Core, DiskJob, Input, Output, SqlJob};
 use crate::dialer::Purpose;
 use crate::disk_thread::DiskThread;
-use crate::executor::{Executor, SqliteThread};
+use crate::executor::Executor;
 use crate::listener::Listener;
 use crate::own_jobs::OwnJobs;
 use crate::peer_client::PeerClients;
@@ -44,7 +44,6 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) core: Core,
     pub(crate) vfs: Arc<Vfs>,
-    pub(crate) sqlite: SqliteThread,
     pub(crate) listener: Listener,
     pub(crate) transport: Transport,
     pub(crate) peer_clients: PeerClients,
@@ -74,9 +73,6 @@ pub(crate) struct EventLoop {
     clients: Clients,
     /// For the next feeding of the core.
     inputs: VecDeque<Input>,
-    /// Jobs that the executor has no room for, at most one for each client. Clients are read all the same: among what
-    /// they send are the interrupts that end such jobs.
-    waiting_jobs: VecDeque<SqlJob>,
     /// Jobs for the thread that has the loop, to run between two turns.
     own_jobs: OwnJobs<SqlJob>,
     more_completions: bool,
@@ -98,7 +94,6 @@ impl EventLoop {
             phase: Phase::Starting,
             clients: Clients::default(),
             inputs: VecDeque::new(),
-            waiting_jobs: VecDeque::new(),
             own_jobs: OwnJobs::new(),
             more_completions: false,
             handovers: BTreeMap::new(),
@@ -129,6 +124,7 @@ impl EventLoop {
         self.feed(now_ms);
         let now_ms = self.now_ms();
         self.perform(now_ms);
+        self.parts.executor.look_after(Instant::now());
         self.report_made_up();
         self.flush(now_ms);
         if busy {
@@ -173,7 +169,9 @@ impl EventLoop {
             accept,
         ];
         let deadline_ms = deadlines.into_iter().flatten().fold(self.next_tick_ms, u64::min);
-        Some(Duration::from_millis(deadline_ms.saturating_sub(self.now_ms())))
+        let timeout = Duration::from_millis(deadline_ms.saturating_sub(self.now_ms()));
+        let look = parts.executor.next_look().map(|look| look.saturating_duration_since(Instant::now()));
+        Some(look.map_or(timeout, |look| timeout.min(look)))
     }
 
     /// Step 1: notes what the kernel and the other threads have to say.
@@ -260,7 +258,6 @@ impl EventLoop {
     /// Step 2: everything goes into the core before anything is asked of it.
     fn feed(&mut self, now_ms: u64) {
         self.parts.disk.retry();
-        self.submit_waiting();
         self.inputs.extend(self.parts.transport.take_reports());
         self.inputs.extend(self.parts.peer_clients.take_answers());
         for input in std::mem::take(&mut self.inputs) {
@@ -284,7 +281,7 @@ impl EventLoop {
             // After a delay the missed ticks are skipped: time itself is an argument of the tick.
             self.next_tick_ms = (self.next_tick_ms + interval).max(now_ms + 1);
             let mut in_use = self.clients.len() as u64 * CONNECTION_LEN + self.parts.vfs.wal_bytes();
-            if self.parts.executor.has_pools() {
+            if self.parts.executor.is_parallel() {
                 let bytes = vfs::sqlite_memory_bytes();
                 self.parts.core.handle(Input::SqliteHolds { bytes }, now_ms);
                 in_use += bytes;
@@ -320,7 +317,7 @@ impl EventLoop {
                     }
                 }
                 Output::Sql(job)
-                    if self.parts.executor.has_pools() && self.own_jobs.include(job.class(), now_ms) =>
+                    if self.parts.executor.is_parallel() && self.own_jobs.include(job.class(), now_ms) =>
                 {
                     self.own_jobs.push(job);
                 }
@@ -374,19 +371,9 @@ impl EventLoop {
         self.own_jobs.reader_ended(brief, now_ms);
     }
 
-    /// Gives a job to the executor, now or when it has room.
+    /// Gives a job to the executor.
     pub(crate) fn submit(&mut self, job: SqlJob) {
-        self.waiting_jobs.push_back(job);
-        self.submit_waiting();
-    }
-
-    fn submit_waiting(&mut self) {
-        while let Some(job) = self.waiting_jobs.pop_front() {
-            if let Err(job) = self.parts.executor.submit(job) {
-                self.waiting_jobs.push_front(job);
-                return;
-            }
-        }
+        self.parts.executor.submit(job);
     }
 
     /// Step 4: gives the sockets what they take.
@@ -422,12 +409,11 @@ impl EventLoop {
     /// dropped where SQLite may be called. `alone` returns when no thread runs a job for the loop any more.
     pub(crate) fn close(self, alone: impl FnOnce()) {
         let now_ms = self.now_ms();
-        let Self { parts, clients, mut waiting_jobs, own_jobs, inputs, .. } = self;
+        let Self { parts, clients, own_jobs, inputs, .. } = self;
         let Parts {
             completions,
             mut core,
             vfs,
-            sqlite,
             listener,
             transport,
             peer_clients,
@@ -440,12 +426,11 @@ impl EventLoop {
         drop(clients);
         // After a normal end nothing runs any more; after any other the running statements must be interrupted.
         core.handle(Input::Stop, now_ms);
-        waiting_jobs.clear();
         // From here on completions are dropped where they are sent, which is where SQLite may be called.
-        sqlite.call(move || drop((completions, waiting_jobs, own_jobs, inputs)));
+        vfs::turns::call(move || drop((completions, own_jobs, inputs)));
         alone();
         executor.join();
-        sqlite.call(move || drop((core, vfs)));
+        vfs::turns::call(move || drop((core, vfs)));
         disk.join();
         snapshots.join();
         transport.close();

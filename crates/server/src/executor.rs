@@ -1,31 +1,26 @@
 //! Threads that run the SQL which the thread that has the loop does not run itself, see [`crate::crew`].
 //!
-//! Usually each node has three pools: one for work that may be slow (readers), one for work that holds a database's
-//! writer lane, so that a long query never delays a commit, and one for work that runs no statement, so that clients come
-//! and go whatever runs. Threads are added on demand, up to the configured number in each pool, and stay until the node
-//! stops.
+//! Each node has three pools: one for work that may be slow (readers), one for work that holds a database's writer lane, so
+//! that a long query never delays a commit, and one for work that runs no statement, so that clients come and go whatever
+//! runs. Threads are added on demand, up to the configured number in each pool; those that long statements occupy are
+//! replaced.
 //!
-//! A process that runs SQLite in single-thread mode has one such thread for all its nodes, and everything that calls
-//! SQLite goes through it: jobs, registering and unregistering a VFS, dropping connections. It lives while any node
-//! object does.
+//! Where a process runs SQLite in single-thread mode, one thread at a time runs a job, or anything else that calls SQLite:
+//! see [`vfs::turns`]. The thread that has the loop runs none then, since it would have to wait for its turn.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{JoinHandle, ThreadId};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicUsize};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use vfs::turns::Kind;
 
-use crate::core::{JobClass, SqlDone, SqlJob};
+use crate::core::{JobClass, SqlDone, SqlJob, limits};
 use crate::options::LiveOptions;
 use crate::pool::Pool;
-use crate::spin::Spin;
 use crate::wake::{Completion, Outbox, panic_text};
-
-/// Tasks that may wait for the one thread of a process. There is at most one job for each client, so this is reached with
-/// many clients only; then each loop keeps the rest.
-const MAX_QUEUED: usize = 1024;
 
 /// What an executor runs; [`SqlJob`] but for tests.
 pub(crate) trait Job: Send + 'static {
@@ -35,6 +30,15 @@ pub(crate) trait Job: Send + 'static {
     fn class(&self) -> JobClass;
     /// Whether its result is not wanted any more, so that running it takes no time.
     fn is_cancelled(&self) -> bool;
+    /// Not zero while it is cancelled, to look at.
+    fn cancelled_flag(&self) -> Option<Arc<AtomicU8>>;
+    /// Which turns it needs.
+    fn kind(class: JobClass) -> Kind {
+        match class {
+            JobClass::Reader | JobClass::Short => Kind::Reads,
+            JobClass::Writer => Kind::Writes,
+        }
+    }
     /// Does the work.
     fn run(self) -> Self::Done;
     /// What the loop hears.
@@ -52,6 +56,10 @@ impl Job for SqlJob {
         Self::is_cancelled(self)
     }
 
+    fn cancelled_flag(&self) -> Option<Arc<AtomicU8>> {
+        Self::cancelled_flag(self)
+    }
+
     fn run(self) -> SqlDone {
         Self::run(self)
     }
@@ -63,7 +71,8 @@ impl Job for SqlJob {
 
 /// Runs a job; a panic is something for the loop to hear of.
 pub(crate) fn run_job<J: Job>(job: J) -> Completion {
-    match catch_unwind(AssertUnwindSafe(|| job.run())) {
+    let kind = J::kind(job.class());
+    match catch_unwind(AssertUnwindSafe(|| vfs::turns::run(kind, || job.run()))) {
         Ok(done) => J::completion(done),
         Err(payload) => Completion::Panicked(format!("an SQL job panicked: {}", panic_text(&*payload))),
     }
@@ -71,65 +80,67 @@ pub(crate) fn run_job<J: Job>(job: J) -> Completion {
 
 /// Runs the jobs of one node.
 #[derive(Debug)]
-pub(crate) enum Executor<J: Job> {
-    /// Threads of its own.
-    Pools { readers: Pool<J>, writers: Pool<J>, short: Pool<J> },
-    /// The one thread of the process.
-    Shared { sqlite: SqliteThread, outbox: Outbox },
+pub(crate) struct Executor<J: Job> {
+    readers: Pool<J>,
+    writers: Pool<J>,
+    short: Pool<J>,
+    /// When the pools want to be looked after.
+    next_look: Option<Instant>,
+    /// Whether jobs may run beside each other.
+    parallel: bool,
 }
 
 impl<J: Job> Executor<J> {
     /// Starts the first threads.
-    pub(crate) fn start(sqlite: &SqliteThread, live: &Arc<LiveOptions>, outbox: &Outbox) -> io::Result<Self> {
-        if sqlite.shared.is_some() {
-            return Ok(Self::Shared { sqlite: sqlite.clone(), outbox: outbox.clone() });
-        }
+    pub(crate) fn start(live: &Arc<LiveOptions>, outbox: &Outbox) -> io::Result<Self> {
+        let parallel = vfs::threading_mode() != vfs::ThreadingMode::SingleThread;
         let names = Arc::new(AtomicUsize::new(0));
-        let pool = || Pool::start(Arc::clone(&names), Arc::clone(live), outbox.clone());
-        Ok(Self::Pools { readers: pool()?, writers: pool()?, short: pool()? })
+        let pool = || Pool::start(Arc::clone(&names), Arc::clone(live), outbox.clone(), parallel);
+        Ok(Self { readers: pool()?, writers: pool()?, short: pool()?, next_look: None, parallel })
     }
 
-    /// Whether jobs may run on any thread.
-    pub(crate) fn has_pools(&self) -> bool {
-        matches!(self, Self::Pools { .. })
+    /// Whether the thread that has the loop may run jobs, without waiting for others that do.
+    pub(crate) fn is_parallel(&self) -> bool {
+        self.parallel
     }
 
-    /// Queues a job; gives it back when the queue is full.
-    pub(crate) fn submit(&mut self, job: J) -> Result<(), J> {
-        match self {
-            Self::Pools { readers, writers, short } => {
-                match job.class() {
-                    JobClass::Reader => readers.submit(job),
-                    JobClass::Writer => writers.submit(job),
-                    JobClass::Short => short.submit(job),
-                }
-                Ok(())
-            }
-            Self::Shared { sqlite, outbox } => {
-                let outbox = outbox.clone();
-                sqlite.post(job, move |job| outbox.send(run_job(job)))
-            }
+    /// Queues a job.
+    pub(crate) fn submit(&mut self, job: J) {
+        let look = Instant::now() + Duration::from_millis(limits::OCCUPIED_MS);
+        self.next_look = Some(self.next_look.map_or(look, |next| next.min(look)));
+        match job.class() {
+            JobClass::Reader => self.readers.submit(job),
+            JobClass::Writer => self.writers.submit(job),
+            JobClass::Short => self.short.submit(job),
         }
     }
 
-    /// Ends jobs that were cancelled before they began, without waiting for those in front of them. On the one thread of a
-    /// process they have to wait.
+    /// When [`look_after`](Self::look_after) is wanted.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        self.next_look
+    }
+
+    /// Adds threads for jobs that wait behind long statements.
+    pub(crate) fn look_after(&mut self, now: Instant) {
+        if self.next_look.is_some_and(|next| next <= now) {
+            let pools = [&mut self.readers, &mut self.writers, &mut self.short];
+            self.next_look = pools.into_iter().filter_map(|pool| pool.look_after(now)).min();
+        }
+    }
+
+    /// Ends jobs that were cancelled before they began, without waiting for those in front of them.
     pub(crate) fn expedite_cancelled(&mut self) {
-        if let Self::Pools { readers, writers, short } = self {
-            for job in readers.withdraw_cancelled().into_iter().chain(writers.withdraw_cancelled()) {
-                short.submit(job);
-            }
+        for job in self.readers.withdraw_cancelled().into_iter().chain(self.writers.withdraw_cancelled()) {
+            self.short.submit(job);
         }
     }
 
     /// Lets queued jobs finish and joins the threads of this node. The completions must be read, or their receiver be
     /// gone, or this may wait for ever.
     pub(crate) fn join(self) {
-        if let Self::Pools { readers, writers, short } = self {
-            readers.join();
-            writers.join();
-            short.join();
-        }
+        self.readers.join();
+        self.writers.join();
+        self.short.join();
     }
 }
 
@@ -137,143 +148,6 @@ impl<J: Job> Executor<J> {
 pub(crate) fn join(thread: JoinHandle<()>) {
     if thread.join().is_err() {
         tracing::error!("an SQL thread panicked");
-    }
-}
-
-type Task = Box<dyn FnOnce() + Send>;
-
-/// Where code that calls SQLite has to run: anywhere, or on the one thread of the process.
-#[derive(Debug)]
-pub(crate) struct SqliteThread {
-    shared: Option<Arc<SharedThread>>,
-}
-
-#[derive(Debug)]
-struct SharedThread {
-    tasks: Sender<Task>,
-    id: ThreadId,
-}
-
-/// The shared thread, while anybody uses it.
-#[derive(Debug)]
-struct Registered {
-    users: usize,
-    thread: Arc<SharedThread>,
-    handle: JoinHandle<()>,
-    /// Dropped to end the thread.
-    quit: Sender<()>,
-}
-
-static SHARED: Mutex<Option<Registered>> = Mutex::new(None);
-
-impl SqliteThread {
-    /// Asks SQLite for the mode it runs in and acts on it.
-    pub(crate) fn acquire() -> io::Result<Self> {
-        match vfs::threading_mode() {
-            vfs::ThreadingMode::SingleThread => Self::acquire_shared(),
-            _ => Ok(Self { shared: None }),
-        }
-    }
-
-    fn acquire_shared() -> io::Result<Self> {
-        let mut registered = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(registered) = registered.as_mut() {
-            registered.users += 1;
-            return Ok(Self { shared: Some(Arc::clone(&registered.thread)) });
-        }
-        let (tasks, queue) = crossbeam_channel::bounded::<Task>(MAX_QUEUED);
-        let (quit, ended) = crossbeam_channel::bounded::<()>(0);
-        let handle = std::thread::Builder::new()
-            .name("dqlite-sql-0".to_owned())
-            .stack_size(vfs::STACK_LEN)
-            .spawn(move || {
-            let mut spin = Spin::default();
-            loop {
-                let task = match queue.try_recv() {
-                    Ok(task) => task,
-                    Err(_) if spin.go_on() => continue,
-                    Err(_) => crossbeam_channel::select_biased! {
-                        recv(queue) -> task => match task {
-                            Ok(task) => task,
-                            Err(_) => return,
-                        },
-                        recv(ended) -> _ => return,
-                    },
-                };
-                task();
-                spin = Spin::begin();
-            }
-        })?;
-        let thread = Arc::new(SharedThread { tasks, id: handle.thread().id() });
-        let shared = Some(Arc::clone(&thread));
-        *registered = Some(Registered { users: 1, thread, handle, quit });
-        Ok(Self { shared })
-    }
-
-    /// Runs `work` where SQLite may be called, and waits for it.
-    ///
-    /// # Panics
-    ///
-    /// When `work` does.
-    pub(crate) fn call<R: Send + 'static>(&self, work: impl FnOnce() -> R + Send + 'static) -> R {
-        let Some(shared) = self.shared.as_ref().filter(|shared| shared.id != std::thread::current().id())
-        else {
-            return work();
-        };
-        let (reply, answer) = crossbeam_channel::bounded(1);
-        let task = Box::new(move || {
-            let result = catch_unwind(AssertUnwindSafe(work));
-            // The caller waits for this and nothing else, so it is there.
-            let _ = reply.send(result);
-        });
-        shared.tasks.send(task).expect("the thread lives while a handle to it does");
-        match answer.recv().expect("the thread answers every task") {
-            Ok(value) => value,
-            Err(payload) => std::panic::resume_unwind(payload),
-        }
-    }
-
-    /// Queues work for the shared thread; gives `value` back when the queue is full.
-    fn post<T: Send + 'static>(&self, value: T, work: impl FnOnce(T) + Send + 'static) -> Result<(), T> {
-        let shared = self.shared.as_ref().expect("posted to the shared thread only");
-        // The loop is one of several senders, so a free place seen here may be gone; then `send` waits for one task.
-        if shared.tasks.is_full() {
-            return Err(value);
-        }
-        let task = Box::new(move || work(value));
-        shared.tasks.send(task).expect("the thread lives while a handle to it does");
-        Ok(())
-    }
-}
-
-impl Clone for SqliteThread {
-    fn clone(&self) -> Self {
-        if self.shared.is_some()
-            && let Some(registered) = SHARED.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
-        {
-            registered.users += 1;
-        }
-        Self { shared: self.shared.clone() }
-    }
-}
-
-impl Drop for SqliteThread {
-    fn drop(&mut self) {
-        if self.shared.take().is_none() {
-            return;
-        }
-        // Held while joining, so that a new thread cannot start before the old one has left SQLite.
-        let mut registered = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(mut last) = registered.take() else { return };
-        last.users -= 1;
-        if last.users > 0 {
-            *registered = Some(last);
-            return;
-        }
-        drop(last.quit);
-        if last.thread.id != std::thread::current().id() {
-            join(last.handle);
-        }
     }
 }
 
@@ -290,6 +164,9 @@ mod tests {
 
     struct TestJob(JobClass, Body);
 
+    /// Not zero while jobs of class Short that run are cancelled; one test uses it.
+    static RUNNING_CANCELLED: std::sync::LazyLock<Arc<AtomicU8>> = std::sync::LazyLock::new(Arc::default);
+
     thread_local! {
         /// Class of the jobs that count as cancelled.
         static CANCELLED: std::cell::Cell<Option<JobClass>> = const { std::cell::Cell::new(None) };
@@ -304,6 +181,10 @@ mod tests {
 
         fn is_cancelled(&self) -> bool {
             CANCELLED.get() == Some(self.0)
+        }
+
+        fn cancelled_flag(&self) -> Option<Arc<AtomicU8>> {
+            (self.0 == JobClass::Short).then(|| Arc::clone(&RUNNING_CANCELLED))
         }
 
         fn run(self) -> String {
@@ -325,7 +206,7 @@ mod tests {
     fn pools(outbox: &Outbox, threads: u32) -> Executor<TestJob> {
         let live = Arc::new(LiveOptions::default());
         live.set_pool_thread_count(threads);
-        Executor::start(&SqliteThread { shared: None }, &live, outbox).unwrap()
+        Executor::start(&live, outbox).unwrap()
     }
 
     fn submit(
@@ -333,7 +214,7 @@ mod tests {
         class: JobClass,
         body: impl FnOnce() -> String + Send + 'static,
     ) {
-        assert!(executor.submit(TestJob(class, Box::new(body))).is_ok());
+        executor.submit(TestJob(class, Box::new(body)));
     }
 
     #[test]
@@ -385,8 +266,7 @@ mod tests {
         names.sort();
         names.dedup();
         assert!(names.len() <= 3 && names.iter().all(|name| name.starts_with("dqlite-sql-")), "{names:?}");
-        let Executor::Pools { readers, .. } = &executor else { panic!("pools") };
-        assert_eq!(readers.thread_count(), 3);
+        assert_eq!(executor.readers.thread_count(), 3);
         executor.join();
     }
 
@@ -420,45 +300,79 @@ mod tests {
     }
 
     #[test]
-    fn shared_thread_serves_all_nodes_and_ends_with_the_last() {
-        let first = SqliteThread::acquire_shared().unwrap();
-        let second = SqliteThread::acquire_shared().unwrap();
-        let id = |sqlite: &SqliteThread| sqlite.call(|| std::thread::current().id());
-        assert_eq!(id(&first), id(&second));
-        assert_ne!(id(&first), std::thread::current().id());
-
+    fn threads_that_long_jobs_occupy_are_replaced_and_end_with_them() {
         let (_poll, outbox, receiver) = outbox();
-        let live = Arc::new(LiveOptions::default());
-        let mut executor: Executor<TestJob> = Executor::start(&first, &live, &outbox).unwrap();
-        submit(&mut executor, JobClass::Writer, || format!("{:?}", std::thread::current().id()));
-        submit(&mut executor, JobClass::Reader, || panic!("oops"));
-        assert_eq!(next(&receiver), format!("{:?}", id(&second)));
-        assert_eq!(next(&receiver), "an SQL job panicked: oops");
-
+        let mut executor = pools(&outbox, 2);
         let (release, gate) = crossbeam_channel::bounded::<()>(0);
-        let mut accepted = 0;
-        loop {
+        let count = 2 + limits::MAX_LONG_STATEMENTS;
+        let mut submitted = 0;
+        let look = |executor: &mut Executor<TestJob>| {
+            std::thread::sleep(Duration::from_millis(limits::OCCUPIED_MS));
+            executor.look_after(Instant::now());
+        };
+        let long = |gate: &Receiver<()>| {
             let gate = gate.clone();
-            let job = TestJob(JobClass::Reader, Box::new(move || format!("{:?}", gate.recv())));
-            if executor.submit(job).is_err() {
-                break;
+            move || format!("{:?}", gate.recv())
+        };
+        // One that is short gets through beside as many long ones as the limit says.
+        while submitted < count - 1 {
+            submit(&mut executor, JobClass::Reader, long(&gate));
+            submitted += 1;
+            if submitted % 8 == 0 {
+                look(&mut executor);
             }
-            accepted += 1;
         }
-        assert!((MAX_QUEUED..=MAX_QUEUED + 1).contains(&accepted));
+        submit(&mut executor, JobClass::Reader, || "short".to_owned());
+        let answer = loop {
+            look(&mut executor);
+            if let Ok(Completion::Panicked(text)) = receiver.try_recv() {
+                break text;
+            }
+        };
+        assert_eq!(answer, "short");
+        for _ in 0..4 {
+            submit(&mut executor, JobClass::Reader, long(&gate));
+            look(&mut executor);
+        }
+        assert!(executor.readers.thread_count() <= count, "{}", executor.readers.thread_count());
         drop(release);
-        for _ in 0..accepted {
-            next(&receiver);
+        // Those that waited get threads as the loop looks.
+        for _ in 0..submitted + 4 {
+            while receiver.is_empty() {
+                look(&mut executor);
+            }
+            assert_eq!(next(&receiver), "Err(RecvError)");
         }
+        submit(&mut executor, JobClass::Reader, || "next".to_owned());
+        assert_eq!(next(&receiver), "next");
+        look(&mut executor);
+        assert!(executor.readers.thread_count() <= 2 + 4, "{}", executor.readers.thread_count());
         executor.join();
+    }
 
-        // A call from the thread itself must not wait for itself.
-        let nested = second.clone();
-        assert_eq!(second.call(move || nested.call(|| 5)), 5);
-        assert!(catch_unwind(AssertUnwindSafe(|| first.call(|| panic!("up to the caller")))).is_err());
-        drop(first);
-        assert_eq!(second.call(|| 7), 7);
-        drop(second);
-        assert!(SHARED.lock().unwrap().is_none());
+    #[test]
+    fn what_goes_on_after_it_was_cancelled_gets_the_lowest_priority_and_its_thread_goes_with_it() {
+        let (_poll, outbox, receiver) = outbox();
+        let mut executor = pools(&outbox, 1);
+        let priority =
+            || format!("{:?}", rustix::process::getpriority_process(Some(rustix::thread::gettid())));
+        let (release, gate) = crossbeam_channel::bounded::<()>(0);
+        let (begun, wait) = crossbeam_channel::bounded(0);
+        submit(&mut executor, JobClass::Short, move || {
+            begun.send(()).unwrap();
+            format!("{:?} {}", gate.recv().is_err(), priority())
+        });
+        wait.recv().unwrap();
+        let now = Instant::now() + Duration::from_secs(60);
+        executor.look_after(now);
+        RUNNING_CANCELLED.store(1, std::sync::atomic::Ordering::Relaxed);
+        executor.look_after(now + Duration::from_secs(1));
+        executor.look_after(now + Duration::from_secs(2) + Duration::from_millis(limits::UNSTOPPABLE_MS));
+        drop(release);
+        assert_eq!(next(&receiver), "true Ok(19)");
+        RUNNING_CANCELLED.store(0, std::sync::atomic::Ordering::Relaxed);
+        submit(&mut executor, JobClass::Short, priority);
+        assert_eq!(next(&receiver), "Ok(0)");
+        executor.join();
     }
 }

@@ -18,7 +18,7 @@ use crate::dialer::{Dialer, Purpose};
 use crate::disk_thread::DiskThread;
 use crate::error::NodeError;
 use crate::event_loop::{EventLoop, Parts};
-use crate::executor::{Executor, SqliteThread};
+use crate::executor::Executor;
 use crate::listener::Listener;
 use crate::options::NodeOptions;
 use crate::peer_client::PeerClients;
@@ -40,15 +40,14 @@ pub(crate) struct Plan<'a> {
 pub(crate) struct LoadedNode {
     log: LogStore<OsDisk>,
     loaded: Loaded,
-    sqlite: SqliteThread,
     vfs: Arc<Vfs>,
 }
 
 impl LoadedNode {
     /// Gives up the directory again.
     pub(crate) fn discard(self) {
-        let Self { log, vfs, sqlite, .. } = self;
-        sqlite.call(move || drop(vfs));
+        let Self { log, vfs, .. } = self;
+        vfs::turns::call(move || drop(vfs));
         if let Err(error) = log.close() {
             tracing::warn!(%error, "closing the log failed");
         }
@@ -59,17 +58,16 @@ impl Plan<'_> {
     /// Locks and loads the directory; a pristine one becomes the start of a cluster if the id allows that.
     pub(crate) fn load(&self) -> Result<LoadedNode, NodeError> {
         let (log, loaded) = assembly::open_log(self.disk, self.id, self.address, self.options)?;
-        let sqlite = SqliteThread::acquire().map_err(NodeError::Thread)?;
         let mut vfs_options = vfs::Options::default();
         vfs_options.max_temporary_bytes = self.options.live().memory_rules().limit_bytes;
         vfs_options.temporary_directory = Some(self.disk.path().to_owned());
-        let vfs = sqlite.call(move || Vfs::register_with(vfs_options));
+        let vfs = vfs::turns::call(move || Vfs::register_with(vfs_options));
         let vfs = vfs.map_err(|error| NodeError::Sqlite(error.to_string()))?;
         if let Err(error) = assembly::restore_databases(self.disk, &vfs, &loaded) {
-            sqlite.call(move || drop(vfs));
+            vfs::turns::call(move || drop(vfs));
             return Err(error);
         }
-        Ok(LoadedNode { log, loaded, sqlite, vfs: Arc::new(vfs) })
+        Ok(LoadedNode { log, loaded, vfs: Arc::new(vfs) })
     }
 
     /// Puts the node together and starts its threads, all but the loop's own.
@@ -79,7 +77,7 @@ impl Plan<'_> {
         bound: BoundSocket,
         started: Sender<Result<(), String>>,
     ) -> Result<(EventLoop, Outbox), NodeError> {
-        let LoadedNode { log, loaded, sqlite, vfs } = node;
+        let LoadedNode { log, loaded, vfs } = node;
         let clock = Clock::start();
         let is_vote_withheld = loaded.no_vote_until.is_some();
         let seed = RandomState::new().build_hasher().finish();
@@ -95,7 +93,7 @@ impl Plan<'_> {
         let peer_clients = PeerClients::new(dialer, registry.try_clone().map_err(NodeError::Thread)?);
         let dialer = Dialer::new(Arc::clone(&self.connect), outbox.clone(), Purpose::Raft);
         let transport = Transport::new(self.id, self.address.to_owned(), dialer, registry);
-        let executor = Executor::start(&sqlite, live, &outbox).map_err(NodeError::Thread)?;
+        let executor = Executor::start(live, &outbox).map_err(NodeError::Thread)?;
         let snapshots = match SnapshotThread::start(self.disk.clone(), Arc::clone(live), outbox.clone()) {
             Ok(snapshots) => snapshots,
             Err(error) => {
@@ -118,7 +116,6 @@ impl Plan<'_> {
             clock,
             core,
             vfs,
-            sqlite,
             listener,
             transport,
             peer_clients,

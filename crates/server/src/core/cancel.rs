@@ -4,7 +4,7 @@ use super::client::{Client, RequestState};
 use super::codes;
 use super::database::DatabaseId;
 use super::gateway::INTERRUPT_KIND;
-use super::job::{JobClass, RequestKind, Work};
+use super::job::{RequestKind, Work};
 use super::{ClientId, Core, limits};
 
 impl Core {
@@ -111,11 +111,7 @@ impl Core {
                 return false;
             };
             let age_ms = now_ms.saturating_sub(departed_at_ms.max(running.since_ms));
-            match running.class {
-                JobClass::Reader => age_ms >= limits::EOF_READ_GRACE_MS,
-                JobClass::Writer => age_ms >= limits::EOF_WRITE_GRACE_MS,
-                JobClass::Short => false,
-            }
+            running.kind != RequestKind::Close && age_ms >= limits::EOF_GRACE_MS
         };
         let over: Vec<ClientId> =
             self.clients.iter().filter(|(_, state)| is_over(state)).map(|(&client, _)| client).collect();

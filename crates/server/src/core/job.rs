@@ -1,6 +1,7 @@
 //! What crosses the border to an executor thread: a job goes in by value, its result comes back by value.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 use bytes::Bytes;
 use vfs::{DatabaseName, Position, SqlError, TransactionState, Vfs};
@@ -121,6 +122,12 @@ impl SqlJob {
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.is_cancelled())
+    }
+
+    /// Not zero while the request it belongs to is cancelled, for those that look at the thread which runs it.
+    #[must_use]
+    pub fn cancelled_flag(&self) -> Option<Arc<AtomicU8>> {
+        self.session.as_ref().map(|session| session.cancelled_flag())
     }
 
     /// Runs the job on the calling thread. May take as long as its SQL takes.

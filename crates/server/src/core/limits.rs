@@ -48,11 +48,9 @@ pub const GROWTH_MS: u64 = 2;
 /// Bytes of a DUMP handed to the socket at a time.
 pub const DUMP_CHUNK_LEN: usize = 1024 * 1024;
 
-/// How long one read goes on for a client that closed its sending half (it may be gone altogether), milliseconds.
-pub const EOF_READ_GRACE_MS: u64 = 1_000;
-
-/// The same for a statement that holds the writer lane, milliseconds.
-pub const EOF_WRITE_GRACE_MS: u64 = 10_000;
+/// How long one statement goes on for a client that closed its sending half, milliseconds. It is probably gone altogether,
+/// of which TCP tells no more than this; with the tick that notices, the statement ends within a second.
+pub const EOF_GRACE_MS: u64 = 500;
 
 /// Heartbeat timeout announced in WELCOME, milliseconds. Nothing depends on it; clients expect C's value.
 pub const ANNOUNCED_HEARTBEAT_TIMEOUT_MS: u64 = 15_000;
@@ -82,3 +80,15 @@ pub const READER_AGE_MS: u64 = 10_000;
 
 /// How long a client may hold the writer lane of a database without a request, once others wait for it, milliseconds.
 pub const IDLE_WRITER_MS: u64 = 60_000;
+
+/// Threads that statements which take long may occupy beside the configured number, in each of the pools for readers, for
+/// writers, and for what only compiles. With all of them occupied, and the configured ones too, further statements of that
+/// kind wait until one of those ends.
+pub const MAX_LONG_STATEMENTS: usize = 64;
+
+/// A statement that has run for so long occupies its thread, milliseconds: if others wait, another thread is added.
+pub const OCCUPIED_MS: u64 = 5;
+
+/// A statement that goes on for so long after it was cancelled, milliseconds, is where SQLite cannot be interrupted. Its
+/// thread gets the lowest priority.
+pub const UNSTOPPABLE_MS: u64 = 1_000;

@@ -138,6 +138,11 @@ impl Session {
         self.cancel.is_cancelled()
     }
 
+    /// Not zero while the current request is cancelled.
+    pub(super) fn cancelled_flag(&self) -> Arc<AtomicU8> {
+        Arc::clone(&self.cancel.cancelled)
+    }
+
     pub(super) fn cancel_handle(&self) -> CancelHandle {
         self.cancel.clone()
     }
@@ -184,7 +189,7 @@ impl Session {
                     self.current = Some(Current { kind, statement, kept: None, params, started: false });
                     self.go_on(may_write)
                 }
-                Err(error) => complete(failure(&error)),
+                Err(error) => self.failed(&error, true),
             },
             Work::Continue => self.go_on(may_write),
             Work::Abandon => {
@@ -212,7 +217,7 @@ impl Session {
                 "too many prepared statements on this connection",
             )));
         }
-        let prepared = match self.connection.prepare(sql) {
+        let prepared = match self.check_cancelled().and_then(|()| self.connection.prepare(sql)) {
             Ok(prepared) => prepared,
             Err(error) => return complete(failure(&error)),
         };
@@ -235,6 +240,7 @@ impl Session {
 
     /// Compiles a text that must hold exactly one statement.
     fn prepare_only(&mut self, sql: &[u8]) -> Result<Statement, SqlError> {
+        self.check_cancelled()?;
         let prepared = self.connection.prepare(sql)?;
         let statement = prepared.statement.ok_or_else(empty_statement)?;
         if self.rest_is_blank(sql, prepared.consumed) { Ok(statement) } else { Err(nonempty_tail()) }
@@ -280,17 +286,21 @@ impl Session {
             Err(error) => {
                 let query = matches!(self.current.as_ref().map(|current| &current.kind), Some(Kind::Query));
                 self.end_current();
-                if error.code == SQLITE_INTERRUPT && self.cancel.is_out_of_memory() {
-                    complete(failure(&out_of_memory(
-                        "this statement ran longest while the node ran out of memory for \
-                                                    clients (LIBDQLITE_CLIENT_MEMORY)",
-                    )))
-                } else if query && error.code == SQLITE_INTERRUPT && self.cancel.is_cancelled() {
-                    Outcome::Cancelled
-                } else {
-                    complete(failure(&error))
-                }
+                self.failed(&error, query)
             }
+        }
+    }
+
+    /// What a request that failed is answered with.
+    fn failed(&self, error: &SqlError, query: bool) -> Outcome {
+        if error.code == SQLITE_INTERRUPT && self.cancel.is_out_of_memory() {
+            complete(failure(&out_of_memory(
+                "this statement ran longest while the node ran out of memory for clients (LIBDQLITE_CLIENT_MEMORY)",
+            )))
+        } else if query && error.code == SQLITE_INTERRUPT && self.cancel.is_cancelled() {
+            Outcome::Cancelled
+        } else {
+            complete(failure(error))
         }
     }
 
