@@ -355,22 +355,38 @@ impl Inner {
 /// Sets up a new connection and finds its handle.
 fn configure(entered: &Entered<'_>, watch: &Watch) -> Result<Arc<Handle>, SqlError> {
     let check = |code: c_int| if code == ffi::SQLITE_OK { Ok(()) } else { Err(entered.error(code)) };
+    let run = |sql: &CStr| {
+        let none = std::ptr::null_mut();
+        // SAFETY: a C string and no callback.
+        check(unsafe { ffi::sqlite3_exec(entered.db, sql.as_ptr(), None, none, std::ptr::null_mut()) })
+    };
     // Only effective after open has returned: SQLite sets its default at the end of it.
     // SAFETY: the connection is open and entered.
     check(unsafe { ffi::sqlite3_wal_autocheckpoint(entered.db, 0) })?;
     limits::install(entered);
-    for option in [ffi::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, ffi::SQLITE_DBCONFIG_ENABLE_FKEY] {
+    // Defensive: SQL cannot damage the database file. Trusted schema, strings in double quotes and the legacy switches stay
+    // as C leaves them, since schemas of today may need them.
+    for (option, value) in [
+        (ffi::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1),
+        (ffi::SQLITE_DBCONFIG_ENABLE_FKEY, 1),
+        (ffi::SQLITE_DBCONFIG_DEFENSIVE, 1),
+        (ffi::SQLITE_DBCONFIG_ENABLE_FTS3_TOKENIZER, 0),
+        (ffi::SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0),
+    ] {
         // SAFETY: these options take an int and a place for the new value, which may be null.
-        check(unsafe { ffi::sqlite3_db_config(entered.db, option, 1, std::ptr::null_mut::<c_int>()) })?;
+        check(unsafe { ffi::sqlite3_db_config(entered.db, option, value, std::ptr::null_mut::<c_int>()) })?;
     }
-    // This reads the schema, so it also opens the WAL: later nothing has to be found by name.
     // With any size but 0 SQLite asks for pages where they lie before it reads them into a cache of the connection. No
     // file is mapped, and how large the database is does not matter.
-    let sql = c"PRAGMA synchronous=OFF; PRAGMA main.mmap_size=1073741824";
-    // SAFETY: a C string and no callback.
-    check(unsafe {
-        ffi::sqlite3_exec(entered.db, sql.as_ptr(), None, std::ptr::null_mut(), std::ptr::null_mut())
-    })?;
+    run(c"PRAGMA main.mmap_size=1073741824")?;
+    // This reads the schema, so it also opens the WAL: later nothing has to be found by name. A damaged schema opens it too,
+    // and lets in whoever comes to look at the damage; the setting itself only spares calls of xSync, which does nothing.
+    match run(c"PRAGMA synchronous=OFF") {
+        Err(error) if !matches!(error.code & 0xff, ffi::SQLITE_CORRUPT | ffi::SQLITE_ERROR) => {
+            return Err(error);
+        }
+        _ => {}
+    }
     let mut file: *mut ffi::sqlite3_file = std::ptr::null_mut();
     let place: *mut c_void = (&raw mut file).cast();
     // SAFETY: this opcode writes a file pointer to the place given.

@@ -31,6 +31,7 @@ mod shim;
 mod size_tests;
 mod snapshot;
 mod statement;
+mod surface;
 mod sys;
 mod temporary;
 mod threading;

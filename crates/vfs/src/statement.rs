@@ -9,6 +9,7 @@ use libsqlite3_sys as ffi;
 use crate::connection::{Inner, Lifetime};
 use crate::depth;
 use crate::error::SqlError;
+use crate::surface;
 
 /// Outcome of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +106,11 @@ impl Statement {
             Lifetime::Transient => 0,
             Lifetime::Persistent => ffi::SQLITE_PREPARE_PERSISTENT,
         };
-        let start = sql.as_ptr().cast::<c_char>();
+        let checkpoint = surface::checkpoint_len(sql);
+        let (start, len) = match checkpoint {
+            Some(_) => (surface::CHECKPOINT_ANSWER.as_ptr(), -1),
+            None => (sql.as_ptr().cast::<c_char>(), len),
+        };
         let mut raw = std::ptr::null_mut();
         let mut tail = std::ptr::null();
         let entered = inner.enter();
@@ -134,7 +139,9 @@ impl Statement {
         }
         drop(call);
         drop(entered);
-        let consumed = if tail.is_null() {
+        let consumed = if let Some(len) = checkpoint {
+            len
+        } else if tail.is_null() {
             sql.len()
         } else {
             // SAFETY: SQLite sets the tail to a place in the text or right behind it.

@@ -28,7 +28,10 @@ fn a_fresh_connection_has_the_settings_of_the_node() {
         assert_eq!(rows(&mut connection, &format!("PRAGMA {pragma}")), [value], "{pragma}");
     }
     assert_eq!(rows(&mut connection, "PRAGMA wal_autocheckpoint"), ["0"], "and it is in effect");
-    assert_eq!(fails(&mut connection, "SELECT load_extension('x')").message, "not authorized");
+    assert_eq!(
+        fails(&mut connection, "SELECT load_extension('x')").message,
+        "not authorized to use function: load_extension"
+    );
     assert_eq!(pair.leader.speculative_len(), 0, "opening writes nothing");
     exec(&mut connection, "CREATE TABLE p(a PRIMARY KEY); CREATE TABLE c(a REFERENCES p)");
     assert_eq!(fails(&mut connection, "INSERT INTO c VALUES(1)").message, "FOREIGN KEY constraint failed");
@@ -49,15 +52,16 @@ fn settings_of_the_node_cannot_be_changed() {
         "synchronous=OFF",
         "synchronous=FULL",
         "wal_autocheckpoint=1",
-        "wal_checkpoint",
-        "wal_checkpoint(TRUNCATE)",
-        "main.wal_checkpoint",
         "busy_timeout",
         "busy_timeout=5000",
         "read_uncommitted",
         "read_uncommitted=1",
         "LOCKING_MODE",
         "locking_mode=EXCLUSIVE",
+        "writable_schema=ON",
+        "writable_schema=1",
+        "main.writable_schema(yes)",
+        "schema_version=7",
         "hard_heap_limit=1",
         "soft_heap_limit=1",
         "temp_store_directory='/'",
@@ -89,6 +93,75 @@ fn settings_of_the_node_cannot_be_changed() {
     exec(&mut connection, "CREATE TABLE t(a); INSERT INTO t VALUES(zeroblob(100000)); DELETE FROM t; VACUUM");
     replicate(&pair.leader, &pair.follower);
     assert_same_image(&pair.leader, &pair.follower);
+}
+
+#[test]
+fn a_checkpoint_finds_nothing_to_do() {
+    let pair = pair();
+    let mut connection = pair.open();
+    exec(&mut connection, "CREATE TABLE t(a)");
+    let frames = pair.leader.wal_frames();
+    for sql in
+        ["PRAGMA wal_checkpoint", "PRAGMA wal_checkpoint(TRUNCATE)", "PRAGMA main.wal_checkpoint=FULL;"]
+    {
+        let prepared = connection.prepare(sql.as_bytes()).unwrap();
+        assert_eq!(prepared.consumed, sql.len(), "{sql}");
+        assert_eq!(prepared.statement.unwrap().column_name(1), b"log");
+        assert_eq!(rows(&mut connection, sql), ["0|0|0"], "{sql}");
+    }
+    assert_eq!(pair.leader.wal_frames(), frames);
+}
+
+#[test]
+fn functions_that_reach_the_process_are_refused_in_every_place() {
+    let pair = pair();
+    let mut connection = pair.open();
+    exec(&mut connection, "CREATE TABLE t(a)");
+    for call in
+        ["fts3_tokenizer('simple')", "FTS3_Tokenizer('mine', ?)", "sqlite_log(1, 'x')", "load_extension('x')"]
+    {
+        for sql in [
+            format!("SELECT {call}"),
+            format!("CREATE VIEW v AS SELECT {call}; SELECT * FROM v"),
+            format!("CREATE TRIGGER r AFTER INSERT ON t BEGIN SELECT {call}; END; INSERT INTO t VALUES(1)"),
+            format!(
+                "DROP TABLE IF EXISTS d; CREATE TABLE d(b, a DEFAULT ({call})); INSERT INTO d(b) VALUES(1)"
+            ),
+            format!("WITH c AS (SELECT {call}) SELECT * FROM c"),
+        ] {
+            let failed = connection.exec_simple(sql.as_bytes());
+            assert!(failed.is_err(), "{sql}");
+            connection.exec_simple(b"DROP VIEW IF EXISTS v; DROP TRIGGER IF EXISTS r").unwrap();
+        }
+        let message = fails(&mut connection, &format!("SELECT {call}")).message;
+        assert!(message.starts_with("not authorized to use function"), "{call}: {message}");
+    }
+    assert!(query(&mut connection, "UPDATE sqlite_schema SET sql = 'garbage'").is_err());
+}
+
+#[test]
+fn a_database_with_a_damaged_schema_can_be_opened() {
+    let pair = pair();
+    let mut connection = pair.open();
+    exec(&mut connection, "CREATE TABLE precious(a); CREATE TABLE ws(a)");
+    while let Some(transaction) = pair.leader.poll_captured() {
+        let pages: Vec<_> = transaction
+            .pages
+            .iter()
+            .map(|(number, page)| {
+                let mut bytes = page.as_ref().to_vec();
+                let sql = b"CREATE TABLE ws";
+                if let Some(at) = bytes.windows(sql.len()).position(|window| window == sql) {
+                    bytes[at..at + 6].copy_from_slice(b"broken");
+                }
+                (*number, bytes)
+            })
+            .collect();
+        pair.follower.apply(&mut pages.iter().map(|(number, bytes)| (*number, &bytes[..]))).unwrap();
+    }
+    let mut damaged = pair.open_follower();
+    assert!(fails(&mut damaged, "SELECT * FROM precious").message.contains("malformed database schema"));
+    assert_eq!(rows(&mut damaged, "SELECT 1"), ["1"]);
 }
 
 #[test]
