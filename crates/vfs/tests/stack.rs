@@ -38,7 +38,7 @@ fn paint(len: usize) -> Painted {
     let low_pointer = std::ptr::from_ref(&mark).cast_mut().with_addr(low);
     for word in (0..words - 1024).rev() {
         // SAFETY: memory of this thread's stack below all frames in use; nothing lives there.
-        unsafe { low_pointer.add(word).write_volatile(PATTERN) };
+        unsafe { low_pointer.wrapping_add(word).write_volatile(PATTERN) };
     }
     Painted { low, words }
 }
@@ -50,7 +50,7 @@ fn untouched(painted: &Painted) -> usize {
     let low = std::ptr::from_ref(&mark).with_addr(painted.low);
     for word in 0..painted.words - 1024 {
         // SAFETY: part of this thread's stack, filled before.
-        if unsafe { low.add(word).read_volatile() } != PATTERN {
+        if unsafe { low.wrapping_add(word).read_volatile() } != PATTERN {
             return (painted.words - word) * 8;
         }
     }
