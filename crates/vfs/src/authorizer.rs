@@ -8,39 +8,14 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 
 use libsqlite3_sys as ffi;
 
-<<<<<<< HEAD
-use crate::watch::Watch;
-
-/// PRAGMAs refused with a value; reading them is fine.
-const NOT_WITH_VALUE: [&[u8]; 8] = [
-    b"journal_mode",
-    b"page_size",
-    b"wal_autocheckpoint",
-    b"synchronous",
-    b"hard_heap_limit",
-    b"soft_heap_limit",
-    b"temp_store_directory",
-    b"data_store_directory",
-];
-
-/// PRAGMAs refused in any form.
-const NEVER: [&[u8]; 4] = [b"wal_checkpoint", b"busy_timeout", b"read_uncommitted", b"locking_mode"];
-=======
 use crate::surface::{self, FUNCTIONS, MODULES};
->>>>>>> 157c3ca (vfs: one table decides what clients may use of SQLite)
+use crate::watch::Watch;
 
 /// Installs the rules on a connection.
 ///
 /// # Safety
-<<<<<<< HEAD
 /// `db` is an open connection that no other thread uses, and `watch` is its own and lives longer.
 pub(crate) unsafe fn install(db: *mut ffi::sqlite3, watch: &Watch) {
-    let data: *mut c_void = std::ptr::from_ref(watch).cast_mut().cast();
-    // SAFETY: by contract; the callback gets the pointer it expects.
-    unsafe { ffi::sqlite3_set_authorizer(db, Some(authorize), data) };
-=======
-/// `db` is an open connection that no other thread uses.
-pub(crate) unsafe fn install(db: *mut ffi::sqlite3) {
     for (name, arguments) in [(c"fts3_tokenizer", 1), (c"fts3_tokenizer", 2), (c"sqlite_log", 2)] {
         let (flags, none) = (ffi::SQLITE_UTF8 | ffi::SQLITE_DIRECTONLY, std::ptr::null_mut());
         // SAFETY: by contract; the name is a C string and the callback needs no data. Without memory for it the authorizer
@@ -59,9 +34,9 @@ pub(crate) unsafe fn install(db: *mut ffi::sqlite3) {
             )
         };
     }
-    // SAFETY: by contract; the callback needs no data.
-    unsafe { ffi::sqlite3_set_authorizer(db, Some(authorize), std::ptr::null_mut()) };
->>>>>>> 157c3ca (vfs: one table decides what clients may use of SQLite)
+    let data: *mut c_void = std::ptr::from_ref(watch).cast_mut().cast();
+    // SAFETY: by contract; the callback gets the pointer it expects.
+    unsafe { ffi::sqlite3_set_authorizer(db, Some(authorize), data) };
 }
 
 /// In place of functions that nobody may call: SQLite compiles DEFAULT expressions without asking the authorizer.
