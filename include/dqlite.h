@@ -119,8 +119,10 @@ typedef unsigned long long dqlite_node_id;
  * The descriptor must be a connected stream socket in blocking mode: TCP, Unix, or one end of a socketpair. dqlite
  * owns it from then on and closes it. Set close-on-exec on it.
  *
- * Called on threads of dqlite, several at a time, also for the node's own address. dqlite_node_stop() waits for calls
- * that are still running.
+ * Called on threads of dqlite, several at a time, also for the node's own address. Nobody can end a call, so
+ * dqlite_node_stop() waits one second for those that are still running and leaves longer ones behind: until they return,
+ * the function, its argument and the library must stay, even if the node is destroyed. What such a call returns is closed.
+ * The calling thread has the signal mask of the one that set the function.
  */
 typedef int (*dqlite_connect_func)(void *arg, const char *address, int *fd);
 
@@ -257,8 +259,8 @@ int dqlite_node_handover(struct dqlite_node *n);
 /**
  * Stops the node: closes all connections without an answer, writes down what is under way, ends its threads.
  *
- * Blocks until all of that is done, and for as long as a call of a host's connect function takes. Returns
- * DQLITE_MISUSE when the node is not running, also to the later of two callers. A stopped node can only be asked for
+ * Blocks until all of that is done. A call of a host's connect function is waited for one second; one that takes longer
+ * goes on behind the stop, see dqlite_connect_func. Returns DQLITE_MISUSE when the node is not running, also to the later of two callers. A stopped node can only be asked for
  * its texts and be destroyed.
  */
 DQLITE_API
@@ -281,8 +283,7 @@ int dqlite_node_describe_last_entry(struct dqlite_node *n,
 /**
  * What went wrong last, as text of at most 299 bytes; empty if nothing did.
  *
- * Failures of dqlite_node_create(), dqlite_node_start(), dqlite_node_handover(), dqlite_node_recover() and
- * dqlite_node_recover_ext() leave a text; success does not clear it. The pointer is the same until
+ * Every function that fails on a node leaves a text there; success does not clear it. The pointer is the same until
  * dqlite_node_destroy(), the text behind it changes with the next failure: copy it, and not while another thread uses
  * the node. For NULL a text says so.
  */
@@ -320,7 +321,8 @@ const char *dqlite_node_get_bind_address(struct dqlite_node *n);
  * Lets the host make the connections to other nodes, with TLS for example. See dqlite_connect_func for what "f" must
  * do. Without it, dqlite connects over TCP to "address:port" (8080 if no port is named) and waits at most 5 seconds.
  *
- * "arg" is given to every call; it and "f" must stay usable until the node is destroyed.
+ * "arg" is given to every call; it and "f" must stay usable until the node is destroyed, and until every call has
+ * returned: one that takes longer than a second goes on behind dqlite_node_stop().
  *
  * Returns DQLITE_MISUSE when the node was started or "f" is NULL.
  */
@@ -555,8 +557,8 @@ DQLITE_API DQLITE_EXPERIMENTAL
 int dqlite_server_handover(struct dqlite_server *server);
 
 /**
- * Stops a running server. It can be started again. Takes a second or two at most, but for a connect function of the
- * host that is being called. Returns DQLITE_ERROR when the server is not running.
+ * Stops a running server. It can be started again. Takes a second or two at most; see dqlite_connect_func for calls
+ * that take longer. Returns DQLITE_ERROR when the server is not running.
  */
 DQLITE_API DQLITE_EXPERIMENTAL
 int dqlite_server_stop(struct dqlite_server *server);

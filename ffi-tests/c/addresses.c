@@ -18,6 +18,7 @@ static const struct vector vectors[] = {
     {"[127.0.0.1]:0", 0},
     {"127.1:0", 0},
     {"0.0.0.0:0", 0},
+    {"127.0.0.1:65536", 1},
     {"127.0.0.1:http", 1},
     {"127.0.0.1:-1", 1},
     {"127.0.0.1:0x50", 1},
@@ -52,7 +53,7 @@ static void run(const char *dir, const struct vector *list, size_t count)
             fprintf(stderr, "\"%s\": %d, not %d\n", list[i].address, result, list[i].result);
             exit(1);
         }
-        SAME_TEXT(dqlite_node_errmsg(node), "");
+        CHECK((dqlite_node_errmsg(node)[0] == '\0') == (result == 0));
         if (result == 0) {
             SAME_TEXT(dqlite_node_get_bind_address(node), list[i].address);
         } else {

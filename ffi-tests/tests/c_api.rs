@@ -212,6 +212,23 @@ fn process() {
     compile_and_execute("process.c");
 }
 
+#[test]
+fn every_failing_function_leaves_a_text() {
+    compile_and_execute("errors.c");
+}
+
+/// Without valgrind, which has limits of its own.
+#[test]
+fn limits_children_and_blocking_functions_of_the_host() {
+    if !have(&["gcc", "pkg-config"]) {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let program = compile("gcc", "host.c", &[], Link::Shared, directory.path());
+    let data = tempfile::tempdir().unwrap();
+    run(Command::new(&program).arg(data.path())).unwrap_or_else(|error| panic!("{error}"));
+}
+
 /// The archive runs nodes too, not only version functions.
 #[test]
 fn lifecycle_with_the_static_library() {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use server::connector::Connect;
+use server::{Blocked, SignalMask};
 
 pub(crate) type ConnectFunction = unsafe extern "C" fn(*mut c_void, *const c_char, *mut c_int) -> c_int;
 
@@ -12,6 +13,8 @@ pub(crate) type ConnectFunction = unsafe extern "C" fn(*mut c_void, *const c_cha
 pub(crate) struct HostConnector {
     function: ConnectFunction,
     argument: *mut c_void,
+    /// Of the host's thread. Ours blocks nearly everything, which a program that the function starts would inherit.
+    mask: SignalMask,
 }
 
 // SAFETY: the contract of `dqlite_connect_func` says that it is called on any thread, with the argument as it is.
@@ -21,7 +24,7 @@ unsafe impl Sync for HostConnector {}
 
 impl HostConnector {
     pub(crate) fn new(function: ConnectFunction, argument: *mut c_void) -> Self {
-        Self { function, argument }
+        Self { function, argument, mask: SignalMask::current() }
     }
 }
 
@@ -29,9 +32,11 @@ impl Connect for HostConnector {
     fn connect(&self, address: &str) -> io::Result<OwnedFd> {
         let address = CString::new(address)?;
         let mut fd: c_int = -1;
+        let restored = Blocked::restored(self.mask);
         // SAFETY: the host gave function and argument for this; the address and the place for the descriptor live until
         // it returns.
         let result = unsafe { (self.function)(self.argument, address.as_ptr(), &raw mut fd) };
+        drop(restored);
         if result != 0 {
             return Err(io::Error::other(format!("the host's connect function returned {result}")));
         }

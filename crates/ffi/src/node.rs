@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use server::Node;
 use server::options::LiveOptions;
-use server::{Node, NodeError};
 
-use crate::error::{DQLITE_ERROR, DQLITE_MISUSE, DQLITE_OK};
+use crate::error::{DQLITE_ERROR, DQLITE_MISUSE, DQLITE_OK, Failure};
 use crate::guard::guard;
 use crate::strings::{self, ErrorText};
 use crate::trace;
@@ -29,6 +29,9 @@ pub struct dqlite_node {
     error: ErrorText,
 }
 
+/// Of a handle whose creation failed; the text that it has says more.
+const NOT_CREATED: &str = "the node could not be created";
+
 /// Hosts share a handle between threads without telling the compiler.
 const _: () = {
     const fn shared_between_threads<T: Send + Sync>() {}
@@ -47,20 +50,12 @@ impl dqlite_node {
         Self { node: Mutex::new(node), live, bind_address: Mutex::new(None), error: ErrorText::new() }
     }
 
-    /// Runs `body` on the node behind the handle, unless creation failed.
-    pub(crate) fn with_node(&self, body: impl FnOnce(&mut Node) -> c_int) -> c_int {
-        lock(&self.node).as_mut().map_or(DQLITE_MISUSE, body)
-    }
-
-    /// Like [`Self::with_node`], and the host can read why it failed.
-    pub(crate) fn with_node_recorded(&self, body: impl FnOnce(&mut Node) -> Result<(), NodeError>) -> c_int {
-        self.with_node(|node| match body(node) {
-            Ok(()) => DQLITE_OK,
-            Err(error) => {
-                self.record(&error.to_string());
-                error.code()
-            }
-        })
+    /// Runs `body` on the node behind the handle. Without a node the text says why it could not be created.
+    pub(crate) fn with_node<T>(
+        &self,
+        body: impl FnOnce(&mut Node) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        lock(&self.node).as_mut().map_or_else(|| Err(Failure::misuse(NOT_CREATED)), body)
     }
 
     pub(crate) fn live(&self) -> Option<&LiveOptions> {
@@ -71,14 +66,13 @@ impl dqlite_node {
         self.error.set(text);
     }
 
-    pub(crate) fn set_bind_address(&self, address: &str) -> c_int {
+    pub(crate) fn set_bind_address(&self, address: &str) -> Result<(), Failure> {
         self.with_node(|node| {
-            if let Err(error) = node.bind(address) {
-                return error.code();
-            }
-            let Some(Ok(bound)) = node.bind_address().map(CString::new) else { return DQLITE_ERROR };
+            node.bind(address)?;
+            let bound = node.bind_address().map(CString::new);
+            let Some(Ok(bound)) = bound else { return Err(Failure::misuse("the address contains a NUL")) };
             *lock(&self.bind_address) = Some(bound);
-            DQLITE_OK
+            Ok(())
         })
     }
 
@@ -97,17 +91,27 @@ pub(crate) unsafe fn handle<'a>(n: *const dqlite_node) -> Option<&'a dqlite_node
     unsafe { n.as_ref() }
 }
 
-/// Runs `body` on a handle; NULL and panics give DQLITE_MISUSE and DQLITE_ERROR.
+/// Runs `body` on a handle; NULL and panics give DQLITE_MISUSE and DQLITE_ERROR. The text of a failure stays with the
+/// handle.
 ///
 /// # Safety
 ///
 /// As for [`handle`].
-pub(crate) unsafe fn on_handle(n: *const dqlite_node, body: impl FnOnce(&dqlite_node) -> c_int) -> c_int {
-    guard(DQLITE_ERROR, || {
-        // SAFETY: as the caller promises.
-        let node = unsafe { handle(n) };
-        node.map_or(DQLITE_MISUSE, body)
-    })
+pub(crate) unsafe fn on_handle(
+    n: *const dqlite_node,
+    body: impl FnOnce(&dqlite_node) -> Result<(), Failure>,
+) -> c_int {
+    // SAFETY: as the caller promises.
+    let Some(node) = (unsafe { handle(n) }) else { return DQLITE_MISUSE };
+    let failure = match guard(None, || Some(body(node))) {
+        Some(Ok(())) => return DQLITE_OK,
+        Some(Err(failure)) => failure,
+        None => Failure { code: DQLITE_ERROR, text: "a rule of the library was broken (a panic)".into() },
+    };
+    if failure.text != NOT_CREATED {
+        node.record(&failure.text);
+    }
+    failure.code
 }
 
 /// Creates a node.
@@ -175,9 +179,8 @@ pub unsafe extern "C" fn dqlite_node_destroy(n: *mut dqlite_node) {
         }
         // SAFETY: not NULL, so `dqlite_node_create` made it of a box, and the contract ends its life here.
         let handle = unsafe { Box::from_raw(n) };
-        handle.with_node(|node| {
-            if node.is_running() { node.stop().map_or(DQLITE_ERROR, |()| DQLITE_OK) } else { 0 }
-        });
+        // Nobody could read a text.
+        let _ = handle.with_node(|node| if node.is_running() { Ok(node.stop()?) } else { Ok(()) });
     });
 }
 
@@ -198,7 +201,7 @@ pub unsafe extern "C" fn dqlite_node_start(n: *mut dqlite_node) -> c_int {
     unsafe {
         on_handle(n, |handle| {
             trace::enable_if_wanted();
-            handle.with_node_recorded(|node| node.start())
+            handle.with_node(|node| Ok(node.start()?))
         })
     }
 }
@@ -216,20 +219,9 @@ pub unsafe extern "C" fn dqlite_node_start(n: *mut dqlite_node) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_node_handover(n: *mut dqlite_node) -> c_int {
     let body = |handle: &dqlite_node| {
-        let mut begun = Err(DQLITE_MISUSE);
-        handle.with_node(|node| {
-            begun = node.handover().map_err(|error| error.code());
-            DQLITE_OK
-        });
+        let begun = handle.with_node(|node| Ok(node.handover()?))?;
         // The lock is free again: others may stop the node meanwhile.
-        match begun.map(server::PendingHandover::wait) {
-            Ok(Ok(())) => DQLITE_OK,
-            Ok(Err(error)) => {
-                handle.record(&error.to_string());
-                error.code()
-            }
-            Err(code) => code,
-        }
+        Ok(begun.wait()?)
     };
     // SAFETY: the contract asks for NULL or a node.
     unsafe { on_handle(n, body) }
@@ -237,15 +229,13 @@ pub unsafe extern "C" fn dqlite_node_handover(n: *mut dqlite_node) -> c_int {
 
 /// Stops the node: closes all connections without an answer, writes down what is under way, ends its threads.
 ///
-/// Blocks until all of that is done, and for as long as a call of a host's connect function takes. Returns
-/// DQLITE_MISUSE when the node is not running, also to the later of two callers. A stopped node can only be asked for
+/// Blocks until all of that is done. A call of a host's connect function is waited for one second; one that takes longer
+/// goes on behind the stop, see dqlite_connect_func. Returns DQLITE_MISUSE when the node is not running, also to the later of two callers. A stopped node can only be asked for
 /// its texts and be destroyed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_node_stop(n: *mut dqlite_node) -> c_int {
     // SAFETY: the contract asks for NULL or a node.
-    unsafe {
-        on_handle(n, |handle| handle.with_node(|node| node.stop().map_or_else(|error| error.code(), |()| 0)))
-    }
+    unsafe { on_handle(n, |handle| handle.with_node(|node| Ok(node.stop()?))) }
 }
 
 /// Index and term of the last entry in the log of a node that is not running, 0 and 0 for an empty directory.
@@ -263,22 +253,18 @@ pub unsafe extern "C" fn dqlite_node_describe_last_entry(
 ) -> c_int {
     let body = |handle: &dqlite_node| {
         if last_entry_index.is_null() || last_entry_term.is_null() {
-            return DQLITE_MISUSE;
+            return Err(Failure::misuse("no place for the index or the term"));
         }
         handle.with_node(|node| {
             if node.is_running() {
-                return DQLITE_MISUSE;
+                return Err(Failure::misuse("the node is running"));
             }
-            match node.describe_last_entry() {
-                Ok((index, term)) => {
-                    // SAFETY: not NULL, and the contract asks for a place to write to.
-                    unsafe { last_entry_index.write(index) };
-                    // SAFETY: likewise.
-                    unsafe { last_entry_term.write(term) };
-                    DQLITE_OK
-                }
-                Err(error) => error.code(),
-            }
+            let (index, term) = node.describe_last_entry()?;
+            // SAFETY: not NULL, and the contract asks for a place to write to.
+            unsafe { last_entry_index.write(index) };
+            // SAFETY: likewise.
+            unsafe { last_entry_term.write(term) };
+            Ok(())
         })
     };
     // SAFETY: the contract asks for NULL or a node.
@@ -287,8 +273,7 @@ pub unsafe extern "C" fn dqlite_node_describe_last_entry(
 
 /// What went wrong last, as text of at most 299 bytes; empty if nothing did.
 ///
-/// Failures of dqlite_node_create(), dqlite_node_start(), dqlite_node_handover(), dqlite_node_recover() and
-/// dqlite_node_recover_ext() leave a text; success does not clear it. The pointer is the same until
+/// Every function that fails on a node leaves a text there; success does not clear it. The pointer is the same until
 /// dqlite_node_destroy(), the text behind it changes with the next failure: copy it, and not while another thread uses
 /// the node. For NULL a text says so.
 #[unsafe(no_mangle)]

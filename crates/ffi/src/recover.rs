@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_int};
 
 use server::{Configuration, NodeId, Role, Server};
 
-use crate::error::{DQLITE_MISUSE, DQLITE_NOMEM};
+use crate::error::{DQLITE_NOMEM, Failure};
 use crate::node::{dqlite_node, on_handle};
 use crate::strings;
 use crate::trace;
@@ -16,6 +16,9 @@ const WORD: u64 = 8;
 const ENTRY_WORDS: usize = 4;
 /// More than any future form will need; what claims to be longer is not read.
 const MAX_ENTRY_SIZE: u64 = 4096;
+
+/// Of an array.
+const NEGATIVE: &str = "the number of members is negative";
 
 /// A fault of the caller.
 #[derive(Debug, PartialEq, Eq)]
@@ -100,10 +103,12 @@ unsafe fn from_infos_ext(infos: *const dqlite_node_info_ext, count: usize) -> Re
     if configuration.servers.is_empty() { Err(Misuse) } else { Ok(configuration) }
 }
 
-fn recover(handle: &dqlite_node, configuration: Result<Configuration, Misuse>) -> c_int {
+fn recover(handle: &dqlite_node, configuration: Result<Configuration, Misuse>) -> Result<(), Failure> {
     trace::enable_if_wanted();
-    configuration
-        .map_or(DQLITE_MISUSE, |configuration| handle.with_node_recorded(|node| node.recover(configuration)))
+    let configuration = configuration.map_err(|Misuse| {
+        Failure::misuse("the members are none, or one has a wrong size, id, address or role, or occurs twice")
+    })?;
+    handle.with_node(|node| Ok(node.recover(configuration)?))
 }
 
 /// As dqlite_node_recover_ext(), with every node a voter. A negative "n_info" gives DQLITE_NOMEM.
@@ -114,7 +119,8 @@ pub unsafe extern "C" fn dqlite_node_recover(
     n_info: c_int,
 ) -> c_int {
     let body = |handle: &dqlite_node| {
-        let Ok(count) = usize::try_from(n_info) else { return DQLITE_NOMEM };
+        let negative = |_| Failure { code: DQLITE_NOMEM, text: NEGATIVE.into() };
+        let count = usize::try_from(n_info).map_err(negative)?;
         // SAFETY: the contract asks for NULL or that many elements.
         recover(handle, unsafe { from_infos(infos, count) })
     };
@@ -144,7 +150,7 @@ pub unsafe extern "C" fn dqlite_node_recover_ext(
     n_info: c_int,
 ) -> c_int {
     let body = |handle: &dqlite_node| {
-        let Ok(count) = usize::try_from(n_info) else { return DQLITE_MISUSE };
+        let count = usize::try_from(n_info).map_err(|_| Failure::misuse(NEGATIVE))?;
         // SAFETY: the contract asks for NULL or that many elements.
         recover(handle, unsafe { from_infos_ext(infos, count) })
     };

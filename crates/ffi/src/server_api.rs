@@ -248,8 +248,8 @@ pub unsafe extern "C" fn dqlite_server_handover(server: *mut dqlite_server) -> c
     unsafe { on_server(server, body) }
 }
 
-/// Stops a running server. It can be started again. Takes a second or two at most, but for a connect function of the
-/// host that is being called. Returns DQLITE_ERROR when the server is not running.
+/// Stops a running server. It can be started again. Takes a second or two at most; see dqlite_connect_func for calls
+/// that take longer. Returns DQLITE_ERROR when the server is not running.
 /// cbindgen:prefix=DQLITE_API DQLITE_EXPERIMENTAL
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dqlite_server_stop(server: *mut dqlite_server) -> c_int {

@@ -7,11 +7,14 @@ use std::sync::Arc;
 use server::options::{LiveOptions, NodeOptions, OptionError};
 
 use crate::connect::{ConnectFunction, HostConnector};
-use crate::error::{DQLITE_ERROR, DQLITE_MISUSE, DQLITE_OK, option_result};
+use crate::error::{DQLITE_ERROR, Failure};
 use crate::guard::guard;
 use crate::node::{dqlite_node, handle, on_handle};
 use crate::strings;
 use crate::types::dqlite_connect_func;
+
+/// Of a setter that comes too late.
+const STARTED: &str = "the node was started already";
 
 /// A setting that is fixed once the node runs.
 ///
@@ -24,8 +27,8 @@ unsafe fn before_start(
 ) -> c_int {
     let body = |handle: &dqlite_node| {
         handle.with_node(|node| match node.options_mut() {
-            Ok(options) => option_result(set(options)),
-            Err(_) => DQLITE_MISUSE,
+            Ok(options) => Ok(set(options)?),
+            Err(_) => Err(Failure::misuse(STARTED)),
         })
     };
     // SAFETY: as the caller promises.
@@ -39,10 +42,14 @@ unsafe fn before_start(
 /// As for [`handle`].
 unsafe fn at_any_time(n: *mut dqlite_node, set: impl FnOnce(&LiveOptions)) -> c_int {
     let body = |handle: &dqlite_node| {
-        handle.live().map_or(DQLITE_MISUSE, |live| {
-            set(live);
-            DQLITE_OK
-        })
+        match handle.live() {
+            Some(live) => {
+                set(live);
+                Ok(())
+            }
+            // Fails, and with the text of the creation.
+            None => handle.with_node(|_| Ok(())),
+        }
     };
     // SAFETY: as the caller promises.
     unsafe { on_handle(n, body) }
@@ -63,8 +70,10 @@ unsafe fn at_any_time(n: *mut dqlite_node, set: impl FnOnce(&LiveOptions)) -> c_
 pub unsafe extern "C" fn dqlite_node_set_bind_address(n: *mut dqlite_node, address: *const c_char) -> c_int {
     let body = |handle: &dqlite_node| {
         // SAFETY: the contract asks for NULL or a string.
-        let Some(address) = (unsafe { strings::borrow(address) }) else { return DQLITE_MISUSE };
-        address.to_str().map_or(DQLITE_ERROR, |address| handle.set_bind_address(address))
+        let address = unsafe { strings::borrow(address) };
+        let address = address.ok_or(Failure::misuse("the address is NULL"))?;
+        let not_utf8 = |_| Failure { code: DQLITE_ERROR, text: "bind: the address is not UTF-8".into() };
+        handle.set_bind_address(address.to_str().map_err(not_utf8)?)
     };
     // SAFETY: the contract asks for NULL or a node.
     unsafe { on_handle(n, body) }
@@ -87,7 +96,8 @@ pub unsafe extern "C" fn dqlite_node_get_bind_address(n: *mut dqlite_node) -> *c
 /// Lets the host make the connections to other nodes, with TLS for example. See dqlite_connect_func for what "f" must
 /// do. Without it, dqlite connects over TCP to "address:port" (8080 if no port is named) and waits at most 5 seconds.
 ///
-/// "arg" is given to every call; it and "f" must stay usable until the node is destroyed.
+/// "arg" is given to every call; it and "f" must stay usable until the node is destroyed, and until every call has
+/// returned: one that takes longer than a second goes on behind dqlite_node_stop().
 ///
 /// Returns DQLITE_MISUSE when the node was started or "f" is NULL.
 #[unsafe(no_mangle)]
@@ -99,13 +109,16 @@ pub unsafe extern "C" fn dqlite_node_set_connect_func(
     let connect = |handle: &dqlite_node, function: ConnectFunction| {
         handle.with_node(|node| {
             if node.options_mut().is_err() {
-                return DQLITE_MISUSE;
+                return Err(Failure::misuse(STARTED));
             }
             node.set_connect(Arc::new(HostConnector::new(function, arg)));
-            DQLITE_OK
+            Ok(())
         })
     };
-    let body = |handle: &dqlite_node| f.map_or(DQLITE_MISUSE, |function| connect(handle, function));
+    let body = |handle: &dqlite_node| {
+        let function = f.ok_or(Failure::misuse("the connect function is NULL"))?;
+        connect(handle, function)
+    };
     // SAFETY: the contract asks for NULL or a node.
     unsafe { on_handle(n, body) }
 }

@@ -52,8 +52,10 @@ pub struct dqlite_buffer {
 /// The descriptor must be a connected stream socket in blocking mode: TCP, Unix, or one end of a socketpair. dqlite
 /// owns it from then on and closes it. Set close-on-exec on it.
 ///
-/// Called on threads of dqlite, several at a time, also for the node's own address. dqlite_node_stop() waits for calls
-/// that are still running.
+/// Called on threads of dqlite, several at a time, also for the node's own address. Nobody can end a call, so
+/// dqlite_node_stop() waits one second for those that are still running and leaves longer ones behind: until they return,
+/// the function, its argument and the library must stay, even if the node is destroyed. What such a call returns is closed.
+/// The calling thread has the signal mask of the one that set the function.
 pub type dqlite_connect_func =
     Option<unsafe extern "C" fn(arg: *mut c_void, address: *const c_char, fd: *mut c_int) -> c_int>;
 

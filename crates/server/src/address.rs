@@ -77,7 +77,8 @@ impl Address {
     }
 }
 
-/// A decimal number, possibly with a plus sign or empty (0). Larger ones lose their upper bits, as they do in libc.
+/// A decimal number, possibly with a plus sign or empty (0). libc takes larger ones without their upper bits, and so a port
+/// that nobody meant; here they are refused.
 fn parse_port(text: &str) -> Option<u16> {
     let digits = text.strip_prefix('+').unwrap_or(text);
     if digits.is_empty() {
@@ -86,8 +87,7 @@ fn parse_port(text: &str) -> Option<u16> {
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
-    let number: u64 = digits.parse().ok()?;
-    u16::try_from(number & 0xffff).ok()
+    digits.parse().ok()
 }
 
 fn parse_host(host: &str, port: u16) -> Option<SocketAddr> {
@@ -265,7 +265,7 @@ mod tests {
             ("127.0.0.1", "127.0.0.1:8080"),
             ("127.0.0.1:", "127.0.0.1:0"),
             ("127.0.0.1:0", "127.0.0.1:0"),
-            ("127.0.0.1:99999", "127.0.0.1:34463"),
+            ("127.0.0.1:65535", "127.0.0.1:65535"),
             ("127.0.0.1:+9114", "127.0.0.1:9114"),
             ("127.0.0.1:09115", "127.0.0.1:9115"),
             ("::1", "[::1]:8080"),
@@ -302,6 +302,10 @@ mod tests {
             "[::1]9:1",
             ":9106",
             "127.0.0.1:http",
+            "127.0.0.1:65536",
+            "127.0.0.1:99999",
+            "127.0.0.1:18446744073709551617",
+            "[::1]:65536",
             "127.0.0.1:-1",
             "127.0.0.1:+",
             "127.0.0.1:++1",

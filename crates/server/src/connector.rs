@@ -19,6 +19,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use wire_protocol::{NodeId, PeerAnnouncement, Protocol, Request};
 
 use crate::address::{Address, DEFAULT_PORT};
+use crate::threads;
 
 /// Makes connections to other nodes.
 pub trait Connect: Send + Sync {
@@ -28,7 +29,7 @@ pub trait Connect: Send + Sync {
     fn connect(&self, address: &str) -> io::Result<OwnedFd>;
 
     /// No connection is needed any more: calls under way, and later ones, had better fail soon. Who cannot do that does
-    /// nothing.
+    /// nothing; then a call may still be under way when its node is gone, see [`crate::dialer`].
     fn cancel(&self) {}
 }
 
@@ -141,7 +142,7 @@ fn connect_inet(address: SocketAddr, patience: &Patience<'_>) -> io::Result<Owne
 fn resolve(address: &str, patience: &Patience<'_>) -> io::Result<Vec<SocketAddr>> {
     let (sender, receiver) = crossbeam_channel::bounded(1);
     let address = address.to_owned();
-    std::thread::Builder::new().name("dqlite-resolve".to_owned()).spawn(move || {
+    threads::spawn("dqlite-resolve", move || {
         let result = match address.contains(':') {
             true => address.to_socket_addrs(),
             false => (address.as_str(), DEFAULT_PORT).to_socket_addrs(),

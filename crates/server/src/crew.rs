@@ -18,6 +18,7 @@ use mio::Events;
 use crate::core::JobClass;
 use crate::event_loop::EventLoop;
 use crate::executor::run_job;
+use crate::threads;
 use crate::wake::{Outbox, panic_text};
 
 /// How long a job may keep the loop waiting.
@@ -112,7 +113,7 @@ impl Crew {
 }
 
 fn spawn(work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name("dqlite-loop".to_owned()).stack_size(vfs::STACK_LEN).spawn(work)
+    threads::spawn_for_sql("dqlite-loop", work)
 }
 
 impl Shared {
@@ -137,50 +138,56 @@ impl Shared {
         }
     }
 
-    /// Runs the loop until it has ended, or until somebody else has it.
-    fn attend(&self, mut event_loop: Box<EventLoop>) -> Option<Box<EventLoop>> {
+    /// Runs the loop until it has ended, or until somebody else has it. A panic ends it, wherever it happens: a loop that
+    /// nobody has and nobody closes would leave the other thread, and whoever stops the node, waiting for ever.
+    fn attend(&self, event_loop: Box<EventLoop>) -> Option<Box<EventLoop>> {
         let mut events = Events::with_capacity(MAX_EVENTS);
+        let mut held = Some(event_loop);
         loop {
-            match catch_unwind(AssertUnwindSafe(|| event_loop.turn(&mut events))) {
-                Ok(true) => event_loop = self.run_jobs(event_loop)?,
-                Ok(false) => return Some(event_loop),
+            let round = AssertUnwindSafe(|| {
+                let goes_on = held.as_mut()?.turn(&mut events);
+                if goes_on {
+                    self.run_jobs(&mut held);
+                }
+                Some(goes_on)
+            });
+            match catch_unwind(round) {
+                Ok(Some(true)) => {}
+                Ok(Some(false) | None) => return held,
                 Err(payload) => {
                     let reason = panic_text(&*payload);
                     tracing::error!(reason, "the loop of a node panicked; the node has ended");
-                    return Some(event_loop);
+                    return held.or_else(|| self.take_up());
                 }
             }
         }
     }
 
-    /// Runs what the loop has for this thread; `None` when somebody else has the loop.
-    fn run_jobs(&self, mut event_loop: Box<EventLoop>) -> Option<Box<EventLoop>> {
+    /// Runs what the loop has for this thread; `held` is empty in the end when somebody else has the loop.
+    fn run_jobs(&self, held: &mut Option<Box<EventLoop>>) {
         let first = Instant::now();
         let mut started = first;
-        while let Some(job) = event_loop.take_own_job() {
-            if let Err(unwatched) = self.put_down(event_loop) {
-                event_loop = unwatched;
-                event_loop.submit(job);
+        while let Some(job) = held.as_mut().and_then(|event_loop| event_loop.take_own_job()) {
+            if let Err(unwatched) = held.take().map_or(Ok(()), |event_loop| self.put_down(event_loop)) {
+                held.insert(unwatched).submit(job);
                 continue;
             }
             let class = job.class();
             let completion = run_job(job);
             let Some(taken) = self.take_up() else {
-                self.outbox.send(completion);
-                return None;
+                return self.outbox.send(completion);
             };
-            event_loop = taken;
+            let event_loop = held.insert(taken);
             event_loop.complete(completion);
             let ended = Instant::now();
             if class == JobClass::Reader {
                 event_loop.reader_ended(ended - started <= BRIEF);
             }
             if ended - first > SHARE {
-                break;
+                return;
             }
             started = ended;
         }
-        Some(event_loop)
     }
 
     /// Leaves the loop to the watcher, who takes it if it is not taken up again soon; gives it back when nobody watches.

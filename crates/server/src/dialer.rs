@@ -1,8 +1,9 @@
 //! Threads that call the host's connect function, which may block for as long as it likes.
 //!
 //! One thread for each peer being dialled, for as long as the call lasts. They are joined when their result has
-//! arrived, and all of them when the node stops: the host may take back what its function uses once stop has returned,
-//! so a call that still blocks delays the stop.
+//! arrived. A node that stops waits for the calls under way, but not for long ([`PATIENCE`]): nobody can end a function of
+//! the host. A thread whose call goes on is left behind. All that it touches is its own or shared: the address, the place
+//! for the descriptor, the connector, and the outbox, which drops what comes of the call and so closes the connection.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,14 +11,21 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use mio::Registry;
 use raft_glue::NodeId;
 
 use crate::connector::Connect;
 use crate::registration::{Tokens, register};
 use crate::socket::{PEER_USER_TIMEOUT_MS, Socket};
+use crate::threads;
 use crate::wake::{Completion, Outbox, panic_text};
+
+/// How long a node that stops waits for calls under way, all of them together. Most return sooner, and then the host may
+/// take back what its function uses once stop has returned.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Identity of one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,8 +66,16 @@ pub(crate) struct Dialer {
     outbox: Outbox,
     purpose: Purpose,
     threads: HashMap<Attempt, JoinHandle<()>>,
+    /// Each thread holds a clone and drops it last.
+    calling: Sender<Never>,
+    /// Is disconnected when no thread and no [`Self::calling`] is left.
+    all_returned: Receiver<Never>,
     next: u64,
 }
+
+/// Is never sent.
+#[derive(Debug)]
+enum Never {}
 
 impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -69,7 +85,8 @@ impl std::fmt::Debug for Dialer {
 
 impl Dialer {
     pub(crate) fn new(connect: Arc<dyn Connect>, outbox: Outbox, purpose: Purpose) -> Self {
-        Self { connect, outbox, purpose, threads: HashMap::new(), next: 0 }
+        let (calling, all_returned) = crossbeam_channel::bounded(0);
+        Self { connect, outbox, purpose, threads: HashMap::new(), calling, all_returned, next: 0 }
     }
 
     /// Calls the connect function on a new thread; the result arrives as [`Completion::Dialled`].
@@ -79,11 +96,14 @@ impl Dialer {
         let connect = Arc::clone(&self.connect);
         let outbox = self.outbox.clone();
         let purpose = self.purpose;
-        let thread = std::thread::Builder::new().name("dqlite-dial".to_owned()).spawn(move || {
+        let calling = self.calling.clone();
+        let thread = threads::spawn("dqlite-dial", move || {
             let result = catch_unwind(AssertUnwindSafe(|| connect.connect(&address)))
                 .unwrap_or_else(|payload| Err(io::Error::other(panic_text(&*payload))));
             drop(connect);
             outbox.send(Completion::Dialled(Dialled { purpose, peer, attempt, result }));
+            drop(outbox);
+            drop(calling);
         })?;
         self.threads.insert(attempt, thread);
         Ok(attempt)
@@ -96,9 +116,25 @@ impl Dialer {
         }
     }
 
-    /// Waits for all calls. Whoever calls this must not hold up the channel their results go to.
-    pub(crate) fn join_all(&mut self) {
-        self.threads.drain().for_each(|(_, thread)| join(thread));
+    /// Waits for the calls under way until `deadline`, and leaves those behind that go on. Whoever calls this must not hold
+    /// up the channel their results go to.
+    pub(crate) fn close(self, deadline: Instant) {
+        let Self { connect, outbox, threads, calling, all_returned, .. } = self;
+        drop((connect, outbox, calling));
+        let all_ended = match all_returned.recv_deadline(deadline) {
+            Err(RecvTimeoutError::Disconnected) => true,
+            Err(RecvTimeoutError::Timeout) => false,
+            Ok(never) => match never {},
+        };
+        let is_over = |thread: &JoinHandle<()>| all_ended || thread.is_finished();
+        let (over, left): (Vec<_>, Vec<_>) = threads.into_values().partition(is_over);
+        over.into_iter().for_each(join);
+        if !left.is_empty() {
+            tracing::warn!(
+                calls = left.len(),
+                "connect functions of the host go on behind the stop of their node"
+            );
+        }
     }
 }
 
@@ -110,11 +146,10 @@ fn join(thread: JoinHandle<()>) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
-    use std::time::Duration;
-
     use super::*;
     use crate::wake::tests::outbox;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
 
     struct Scripted;
 
@@ -145,13 +180,45 @@ mod tests {
     }
 
     #[test]
-    fn joining_works_when_nobody_reads_the_results() {
+    fn closing_works_when_nobody_reads_the_results() {
         let (_poll, outbox, receiver) = outbox();
         let mut dialer = Dialer::new(Arc::new(Scripted), outbox, Purpose::Raft);
         for _ in 0..3 {
             dialer.dial(NodeId(7), "good".to_owned()).unwrap();
         }
         drop(receiver);
-        dialer.join_all();
+        let begun = Instant::now();
+        dialer.close(begun + Duration::from_secs(60));
+        assert!(begun.elapsed() < Duration::from_secs(30), "it waited although all calls had returned");
+    }
+
+    /// Says when it was entered, and returns one end of a pair once the test lets it.
+    struct Blocking {
+        entered: Sender<()>,
+        returns: Receiver<UnixStream>,
+    }
+
+    impl Connect for Blocking {
+        fn connect(&self, _: &str) -> io::Result<OwnedFd> {
+            self.entered.send(()).unwrap();
+            Ok(self.returns.recv().unwrap().into())
+        }
+    }
+
+    #[test]
+    fn a_call_that_goes_on_is_left_behind_and_its_connection_closed() {
+        let (_poll, outbox, receiver) = outbox();
+        let (enter, entered) = crossbeam_channel::bounded(1);
+        let (let_return, returns) = crossbeam_channel::bounded(1);
+        let connect = Arc::new(Blocking { entered: enter, returns });
+        let mut dialer = Dialer::new(connect.clone(), outbox, Purpose::Raft);
+        dialer.dial(NodeId(7), "anywhere".to_owned()).unwrap();
+        entered.recv_timeout(Duration::from_secs(10)).unwrap();
+        drop(receiver);
+        dialer.close(Instant::now() + Duration::from_millis(20));
+        assert_eq!(Arc::strong_count(&connect), 2, "the call still has what it uses");
+        let (given, mut other) = UnixStream::pair().unwrap();
+        let_return.send(given).unwrap();
+        assert_eq!(other.read(&mut [0]).unwrap(), 0, "the connection is closed");
     }
 }

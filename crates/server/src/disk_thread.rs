@@ -15,6 +15,7 @@ use raft_glue::{LogIndex, Term};
 
 use crate::core::DiskJob;
 use crate::log_worker::{Log, LogJob, LogOutcome, LogWorker};
+use crate::threads;
 use crate::wake::{Completion, Outbox, panic_text};
 
 /// Jobs that may wait in the channel.
@@ -41,9 +42,7 @@ impl DiskThread {
     pub(crate) fn start(log: impl Log, outbox: Outbox) -> io::Result<Self> {
         let (jobs, queue) = crossbeam_channel::bounded(MAX_QUEUED);
         let (stopping, stopped) = crossbeam_channel::bounded(0);
-        let thread = std::thread::Builder::new()
-            .name("dqlite-disk".to_owned())
-            .spawn(move || main(log, &queue, &stopped, &outbox))?;
+        let thread = threads::spawn("dqlite-disk", move || main(log, &queue, &stopped, &outbox))?;
         Ok(Self { jobs, overflow: VecDeque::new(), stopping, thread })
     }
 

@@ -16,7 +16,7 @@ use crate::clients::Clients;
 use crate::clock::Clock;
 use crate::connection::Connection;
 use crate::core::{Core, DiskJob, Input, Output, SqlJob};
-use crate::dialer::Purpose;
+use crate::dialer::{self, Purpose};
 use crate::disk_thread::DiskThread;
 use crate::executor::Executor;
 use crate::listener::Listener;
@@ -433,7 +433,8 @@ impl EventLoop {
         vfs::turns::call(move || drop((core, vfs)));
         disk.join();
         snapshots.join();
-        transport.close();
-        peer_clients.close();
+        let deadline = Instant::now() + dialer::PATIENCE;
+        transport.close(deadline);
+        peer_clients.close(deadline);
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
+use rustix::net::{Shutdown, SocketFlags};
 
 use crate::address::{BoundSocket, is_same_process};
 use crate::core::limits::RESERVED_DESCRIPTORS;
@@ -24,6 +24,15 @@ pub(crate) struct Listener {
     ready: bool,
     /// No attempt before this time.
     paused_until_ms: Option<u64>,
+}
+
+impl Drop for Listener {
+    /// To close the descriptor is not enough: a child that the host has forked holds the same socket, which would go on
+    /// listening, keep the port, and take connections that nobody accepts.
+    fn drop(&mut self) {
+        // Fails for a socket that does not listen, which holds no port that matters.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+    }
 }
 
 impl Listener {
@@ -132,6 +141,24 @@ mod tests {
         let flags = rustix::io::fcntl_getfd(&accepted[0]).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
         assert!(rustix::fs::fcntl_getfl(&accepted[0]).unwrap().contains(rustix::fs::OFlags::NONBLOCK));
+    }
+
+    #[test]
+    fn the_port_does_not_stay_with_other_descriptors_of_the_socket() {
+        for address in ["127.0.0.1:0", "@"] {
+            let bound = BoundSocket::bind(address).unwrap();
+            bound.listen().unwrap();
+            let listener = Listener::new(bound).unwrap();
+            let name = rustix::net::getsockname(&listener.socket).unwrap();
+            // As a forked child has one.
+            let inherited = listener.socket.try_clone().unwrap();
+            drop(listener);
+            if let Ok(inet) = std::net::SocketAddr::try_from(name) {
+                assert!(TcpStream::connect(inet).is_err());
+                BoundSocket::bind(&inet.to_string()).unwrap().listen().unwrap();
+            }
+            assert!(rustix::net::accept(&inherited).is_err(), "it does not listen any more");
+        }
     }
 
     #[test]

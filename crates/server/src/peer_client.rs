@@ -6,6 +6,7 @@
 //! asked twice.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use mio::Registry;
@@ -229,11 +230,10 @@ impl PeerClients {
         !self.answers.is_empty()
     }
 
-    /// Closes everything and waits for the connect functions that are under way. Whoever calls this must not hold up the
-    /// channel their results go to.
-    pub(crate) fn close(mut self) {
+    /// Closes everything; see [`Dialer::close`].
+    pub(crate) fn close(mut self, deadline: Instant) {
         self.peers.clear();
-        self.dialer.join_all();
+        self.dialer.close(deadline);
     }
 
     /// Closes the connection and fails what waits for an answer; the result of an attempt under way is thrown away when

@@ -29,6 +29,7 @@ use crate::core::limits;
 use crate::executor::{Job, join, run_job};
 use crate::options::LiveOptions;
 use crate::spin::{self, Spin};
+use crate::threads;
 use crate::wake::Outbox;
 
 /// Most threads of one pool, whatever was configured.
@@ -275,7 +276,7 @@ impl<J: Job> Pool<J> {
         let queue = Arc::clone(&self.queue);
         let outbox = self.outbox.clone();
         let name = format!("dqlite-sql-{}", self.names.fetch_add(1, Ordering::Relaxed));
-        let thread = std::thread::Builder::new().name(name).stack_size(vfs::STACK_LEN).spawn(move || {
+        let thread = threads::spawn_for_sql(name, move || {
             let mut again = false;
             while let Some((number, job)) = queue.next(again) {
                 queue.began(number, job.cancelled_flag());

@@ -16,6 +16,7 @@ use raft_glue::disk::{self, OsDisk};
 use crate::core::{SnapshotDone, SnapshotJob};
 use crate::options::LiveOptions;
 use crate::snapshot_work;
+use crate::threads;
 use crate::wake::{Completion, Outbox, panic_text};
 
 /// Jobs that may wait: one write, and a read for each peer that lacks too much.
@@ -50,9 +51,8 @@ impl SnapshotThread {
         let stopping = Arc::<AtomicBool>::default();
         let stopped = Arc::clone(&stopping);
         let thread_disk = disk.clone();
-        let thread = std::thread::Builder::new()
-            .name("dqlite-snapshot".to_owned())
-            .spawn(move || main(&thread_disk, &live, &queue, &stopped, &outbox))?;
+        let thread =
+            threads::spawn("dqlite-snapshot", move || main(&thread_disk, &live, &queue, &stopped, &outbox))?;
         Ok(Self { jobs, disk, unpublished: None, stopping, thread })
     }
 

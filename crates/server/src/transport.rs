@@ -9,6 +9,7 @@
 //! came on it, and of its end behind it all.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use mio::Registry;
@@ -315,12 +316,11 @@ impl Transport {
         std::mem::take(&mut self.reports)
     }
 
-    /// Closes everything and waits for the connect functions that are under way. Whoever calls this must not hold up the
-    /// channel their results go to.
-    pub(crate) fn close(mut self) {
+    /// Closes everything; see [`Dialer::close`].
+    pub(crate) fn close(mut self, deadline: Instant) {
         self.peers.clear();
         self.inbound.clear();
-        self.dialer.join_all();
+        self.dialer.close(deadline);
     }
 
     fn dial(&mut self, id: NodeId, now_ms: u64) {

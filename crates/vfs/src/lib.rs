@@ -27,6 +27,7 @@ mod options;
 mod page;
 mod register;
 mod shim;
+mod signals;
 #[cfg(test)]
 mod size_tests;
 mod snapshot;
@@ -49,6 +50,7 @@ pub use name::{DatabaseName, MAX_NAME_LEN, NameError};
 pub use options::{Environment, Options, SystemEnvironment};
 pub use page::{PAGE_SIZE, Page, PageNumber, Position};
 pub use register::Vfs;
+pub use signals::{Blocked, SignalMask};
 pub use snapshot::{DatabaseSnapshot, overlay_wal};
 pub use statement::{ColumnValue, Prepared, Statement, Step};
 pub use sys::{sqlite_memory_bytes, trim_memory};

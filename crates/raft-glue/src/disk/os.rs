@@ -181,17 +181,25 @@ impl Disk for OsDisk {
             .custom_flags(NEVER_WAITS)
             .open(self.directory.join(name))?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(OsLock { _file: file })),
+            Ok(()) => Ok(Some(OsLock { file })),
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
     }
 }
 
-/// The lock of a directory; closing the descriptor releases it.
+/// The lock of a directory, released when this is dropped. To close the descriptor is not enough: the lock belongs to the
+/// open file, and a child that the host has forked holds that, too.
 #[derive(Debug)]
 pub struct OsLock {
-    _file: fs::File,
+    file: fs::File,
+}
+
+impl Drop for OsLock {
+    fn drop(&mut self) {
+        // Fails for no descriptor that could be locked.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
 }
 
 /// An open file of the host.
@@ -334,6 +342,18 @@ mod tests {
         assert_eq!(text("fifo"), "fifo is a FIFO and not a regular file");
         assert_eq!(text("socket"), "socket is a socket and not a regular file");
         assert_eq!(text("device"), "device is a device and not a regular file");
+    }
+
+    #[test]
+    fn the_lock_does_not_stay_with_other_descriptors_of_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let disk = OsDisk::new(directory.path()).unwrap();
+        let lock = disk.lock("dqlite-lock").unwrap().unwrap();
+        // As a forked child has one.
+        let inherited = lock.file.try_clone().unwrap();
+        drop(lock);
+        assert!(disk.lock("dqlite-lock").unwrap().is_some());
+        drop(inherited);
     }
 
     #[test]

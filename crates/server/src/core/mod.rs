@@ -318,6 +318,7 @@ impl Core {
         self.expire_writers(now_ms);
         self.look_at_readers();
         self.cancel_jobs_of_departed(now_ms);
+        self.cancel_again();
         self.manage_roles(now_ms);
         self.continue_handover(now_ms);
     }

@@ -60,6 +60,13 @@ impl CancelHandle {
         self.cancelled.store(RUNS, Ordering::SeqCst);
     }
 
+    /// For an interrupt that SQLite may have forgotten.
+    pub(super) fn interrupt_if_cancelled(&self) {
+        if self.is_cancelled() {
+            self.interrupt.interrupt();
+        }
+    }
+
     fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::SeqCst) != RUNS
     }
