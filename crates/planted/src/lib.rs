@@ -84,6 +84,13 @@ bugs! {
     PromiseBroken "promise-broken" "A voter decides by ticks and its leader, not by the time since it took an append."
     PromiseForgotten "promise-forgotten" "A voter that has just started votes at once."
     LeaseIgnored "lease-ignored" "A leader that has applied its log reads without a lease."
+    // The identity of the cluster.
+    IdentityIgnored "identity-ignored" "Messages of another cluster are processed like any other."
+    ForeignLogKept "foreign-log-kept" "A node that joins brings the log it started with."
+    IdentityInventedAtStart "identity-invented-at-start" "A node gives itself an identity without leading anybody."
+    IdentityAssignedEarly "identity-assigned-early" "A leader assigns an identity before all voters said that they have none."
+    IdentityFitsAnyLog "identity-fits-any-log" "The file with the identity counts whatever the log is."
+    VisitorVotes "visitor-votes" "A node that started with the log of another cluster votes and stands."
     // The VFS.
     ReadsNotGated "reads-not-gated" "What a reader saw does not count for its reply, only what it wrote."
     WatermarkOffByOne "watermark-off-by-one" "The committed watermark is reported one frame too high."

@@ -198,6 +198,14 @@ impl Replica {
         }
     }
 
+    /// A member cannot be promoted, for this reason.
+    pub(crate) fn fail_promotion(&mut self, id: NodeId, error: ChangeError) {
+        if let Some(promotion) = self.requests.promotion.take_if(|promotion| promotion.id == id) {
+            self.finish(promotion.request, Err(error));
+            self.settle(Vec::new());
+        }
+    }
+
     /// Promotions and transfers that take too long.
     pub(crate) fn expire_requests(&mut self) {
         if let Some(promotion) = self.requests.promotion {

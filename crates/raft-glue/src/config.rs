@@ -117,6 +117,25 @@ impl Config {
         to_ticks(self.election_timeout_ms / self.tick_interval_ms()).max(self.heartbeat_ticks() + 1)
     }
 
+    /// What raft-rs is told; everything up to `applied` is in the state machine.
+    pub(crate) fn to_raft(&self, applied: LogIndex) -> raft::Config {
+        raft::Config {
+            id: self.id.0,
+            election_tick: self.election_ticks(),
+            heartbeat_tick: self.heartbeat_ticks(),
+            applied: applied.0,
+            max_size_per_msg: raft::NO_LIMIT,
+            max_inflight_msgs: 256,
+            check_quorum: true,
+            pre_vote: true,
+            skip_bcast_commit: true,
+            batch_append: true,
+            max_uncommitted_size: raft::NO_LIMIT,
+            max_committed_size_per_ready: 16 << 20,
+            ..raft::Config::default()
+        }
+    }
+
     pub(crate) fn validate(&self) -> Result<(), ReplicaError> {
         if self.id.0 == 0 {
             return Err(ReplicaError::Config("the id is 0"));

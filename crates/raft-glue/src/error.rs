@@ -47,13 +47,20 @@ pub enum ChangeError {
     /// No such member.
     #[error("Resource not found")]
     NotFound,
+    /// The member to be has a log and an identity of another cluster.
+    #[error(
+        "the server belongs to another cluster: remove it from this one, stop it, empty its data directory and add it \
+         again"
+    )]
+    OtherCluster,
     /// The target did not take over in time; we still lead.
     #[error("leadership transfer failed")]
     TransferFailed,
 }
 
 impl ChangeError {
-    /// Number of C's raft error; 24 (generic) for a failed transfer, which C does not report as a raft error.
+    /// Number of C's raft error; 24 (generic) for a failed transfer and a node of another
+    /// cluster, which C does not report as raft errors.
     #[must_use]
     pub const fn raft_code(self) -> u32 {
         match self {
@@ -67,7 +74,7 @@ impl ChangeError {
             Self::NoConnection => 16,
             Self::Io => 18,
             Self::NotFound => 19,
-            Self::TransferFailed => 24,
+            Self::TransferFailed | Self::OtherCluster => 24,
         }
     }
 

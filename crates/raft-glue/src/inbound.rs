@@ -249,7 +249,7 @@ impl Replica {
     /// and then stay without a leader.)
     fn grants_votes(&self) -> bool {
         let caught_up = self.vote_withheld_until().is_none() || planted::bug!(VotesBeforeCaughtUp);
-        caught_up && self.installing.is_none()
+        caught_up && self.installing.is_none() && self.identity.takes_part()
     }
 
     /// raft-rs would refuse a second pre-vote in a term, and C candidates never learn of a higher term by a refusal:

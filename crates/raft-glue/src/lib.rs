@@ -6,7 +6,9 @@ mod config;
 pub mod disk;
 mod entry;
 mod error;
+mod identity;
 mod inbound;
+mod joining;
 mod lease;
 mod logger;
 mod membership;
@@ -29,5 +31,5 @@ pub use replica::Replica;
 pub use streams::StreamId;
 pub use types::{Committed, HardState, InstalledSnapshot, Loaded, Persist, SnapshotMetadata, has_caught_up};
 pub use wire_protocol::{
-    Configuration, Entry, EntryKind, LogIndex, NodeId, PeerAnnouncement, Role, Server, Term,
+    ClusterId, Configuration, Entry, EntryKind, LogIndex, NodeId, PeerAnnouncement, Role, Server, Term,
 };

@@ -41,7 +41,7 @@ impl Membership {
     }
 
     /// The configuration that the newest one replaced, if the log still tells.
-    fn previous(&self) -> Option<&Configuration> {
+    pub(crate) fn previous(&self) -> Option<&Configuration> {
         let before = self.appended.len().checked_sub(1)?;
         Some(before.checked_sub(1).map_or(&self.base, |position| &self.appended[position].configuration))
     }

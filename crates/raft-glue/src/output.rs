@@ -1,6 +1,6 @@
 //! What a [`crate::Replica`] wants done.
 
-use wire_protocol::{LogIndex, NodeId, Term, rpc};
+use wire_protocol::{ClusterId, LogIndex, NodeId, Term, rpc};
 
 #[cfg(doc)]
 use crate::Replica;
@@ -47,6 +47,17 @@ pub enum Output {
     },
     /// Read old entries, then call [`Replica::handle_entries_read`].
     ReadEntries(ReadEntries),
+    /// What we announce has changed: all streams to peers are to be dialled anew before anything else is sent.
+    Announce,
+    /// Note durably that we belong to this cluster, then call [`Replica::handle_identity_bound`].
+    BindIdentity {
+        /// Which.
+        cluster: ClusterId,
+        /// The committed entry to bind it to.
+        index: LogIndex,
+    },
+    /// Move log and snapshots aside, empty the state machine, then call [`Replica::handle_moved_aside`].
+    MoveAside,
     /// We lead now.
     BecameLeader {
         /// Our term.

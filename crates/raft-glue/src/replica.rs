@@ -23,6 +23,7 @@ use crate::changes::Requests;
 use crate::config::{Config, ReplicaError};
 use crate::entry::to_raft;
 use crate::error::{ChangeError, ProposeError};
+use crate::identity::Identity;
 use crate::lease::{self, Lease};
 use crate::logger::logger;
 use crate::membership::Membership;
@@ -91,6 +92,9 @@ pub struct Replica {
     pub(crate) no_vote_before_ms: u64,
     /// When pre-votes were asked for last.
     pub(crate) asked_ms: u64,
+    pub(crate) identity: Identity,
+    /// The node of another cluster that was refused last, which was said.
+    pub(crate) refused: Option<NodeId>,
     pub(crate) leading: Option<Leading>,
     pub(crate) requests: Requests,
     pub(crate) now_ms: u64,
@@ -143,7 +147,7 @@ impl Replica {
     /// When the settings make no sense or the directory contradicts itself.
     pub fn new(config: Config, loaded: Loaded, now_ms: u64) -> Result<Self, ReplicaError> {
         config.validate()?;
-        let written = loaded.hard_state;
+        let (written, cluster) = (loaded.hard_state, loaded.cluster);
         // Whoever answers a leader has stored its term before.
         let took_part = written.term.0 > 0 && !planted::bug!(PromiseForgotten);
         let mut log = Log::new(config.id, loaded)?;
@@ -161,22 +165,8 @@ impl Replica {
         }
         log.set_start_configuration(membership.newest().clone());
         let start_commit = log.start_commit();
-        let raft_config = raft::Config {
-            id: config.id.0,
-            election_tick: config.election_ticks(),
-            heartbeat_tick: config.heartbeat_ticks(),
-            applied: start_commit.0,
-            max_size_per_msg: raft::NO_LIMIT,
-            max_inflight_msgs: 256,
-            check_quorum: true,
-            pre_vote: true,
-            skip_bcast_commit: true,
-            batch_append: true,
-            max_uncommitted_size: raft::NO_LIMIT,
-            max_committed_size_per_ready: 16 << 20,
-            ..raft::Config::default()
-        };
-        let raw = RawNode::new(&raft_config, log, &logger())?;
+        let raw = RawNode::new(&config.to_raft(start_commit), log, &logger())?;
+        let identity = Identity::new(cluster, Self::is_visitor(&membership, config.id));
         let mut replica = Self {
             config,
             raw,
@@ -186,6 +176,8 @@ impl Replica {
             lease: Lease::default(),
             no_vote_before_ms: 0,
             asked_ms: 0,
+            identity,
+            refused: None,
             leading: None,
             requests: Requests::default(),
             now_ms,
@@ -265,8 +257,12 @@ impl Replica {
         if peer.address != address {
             address.clone_into(&mut peer.address);
         }
+        if !self.admits(stream, from, &message) {
+            return;
+        }
         let configurations = self.inbound(stream, from, message);
         self.settle(configurations);
+        self.learn_identity(stream, from);
     }
 
     /// Time has passed.
@@ -277,7 +273,7 @@ impl Replica {
         self.last_tick_ms =
             if due > MAX_TICKS_AT_ONCE { now_ms } else { self.last_tick_ms + due * interval_ms };
         for _ in 0..due.min(MAX_TICKS_AT_ONCE) {
-            if self.halted {
+            if self.halted || self.identity.is_moving() {
                 return;
             }
             if self.raw.raft.state != StateRole::Leader && !self.may_vote() {
@@ -297,6 +293,7 @@ impl Replica {
         self.ask_again();
         self.expire_snapshots();
         self.expire_requests();
+        self.assign_identity();
         self.settle(Vec::new());
     }
 
@@ -388,7 +385,8 @@ impl Replica {
                 }
                 return Some(output);
             }
-            if !self.process_ready() {
+            // What comes behind that belongs to a log that is gone.
+            if self.identity.is_moving() || !self.process_ready() {
                 return None;
             }
         }
@@ -428,7 +426,7 @@ impl Replica {
         PeerAnnouncement {
             features: Features::READ_LEASE,
             election_timeout_ms: Some(self.config.election_timeout_ms),
-            cluster: None,
+            cluster: self.identity.announced(),
         }
     }
 
@@ -580,7 +578,8 @@ impl Replica {
     /// Whether nothing forbids us to vote or to campaign.
     pub(crate) fn may_vote(&self) -> bool {
         let log = &self.raw.raft.raft_log;
-        self.vote_withheld_until().is_none() && self.installing.is_none() && log.persisted >= log.last_index()
+        let is_settled = self.installing.is_none() && log.persisted >= log.last_index();
+        self.vote_withheld_until().is_none() && is_settled && self.identity.takes_part()
     }
 
     /// Appends an entry as the leader and puts a configuration in force at once.

@@ -130,7 +130,7 @@ fn conf_change(kind: ConfChangeType, id: u64) -> ConfChangeV2 {
 }
 
 /// Spreads its arguments evenly over all values (the finalizer of splitmix64, chained).
-fn mix(values: [u64; 4]) -> u64 {
+pub(crate) fn mix(values: [u64; 4]) -> u64 {
     values.iter().fold(0x9e37_79b9_7f4a_7c15, |state, value| {
         let mut mixed = (state ^ value).wrapping_add(0x9e37_79b9_7f4a_7c15);
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -22,7 +22,12 @@ impl Replica {
         let applied = log.applied + u64::from(too_high);
         let due =
             self.snapshot_index().max(self.snapshot_attempt).saturating_add(self.config.snapshot_threshold);
-        if self.halted || self.snapshot_running || self.installing.is_some() || applied < due {
+        if self.halted
+            || !self.identity.takes_part()
+            || self.snapshot_running
+            || self.installing.is_some()
+            || applied < due
+        {
             return None;
         }
         if self.config.snapshot_rule == SnapshotRule::BySize

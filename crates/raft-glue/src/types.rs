@@ -1,7 +1,7 @@
 //! Values that pass between the replica and the disk.
 
 use bytes::Bytes;
-use wire_protocol::{Configuration, Entry, LogIndex, NodeId, Term};
+use wire_protocol::{ClusterId, Configuration, Entry, LogIndex, NodeId, Term};
 
 /// What must be durable before a vote or a term is used in any message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +68,8 @@ pub struct Loaded {
     /// The durable term when that damage was found, if it can be trusted. A committed entry of a higher term that is in
     /// this log ends the wait as well; see [`has_caught_up`].
     pub damaged_in: Option<Term>,
+    /// The cluster that the directory belongs to, if it says so and fits.
+    pub cluster: Option<ClusterId>,
 }
 
 /// Whether a node that may have lost entries holds again all that it ever acknowledged and that counted, when it knows

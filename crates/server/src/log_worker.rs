@@ -49,6 +49,11 @@ impl<D: Disk> Log for LogStore<D> {
                     self.read_entries(read.first, read.count, u64::MAX).map_err(|error| error.to_string());
                 DiskDone::EntriesRead(read, result)
             }
+            DiskJob::BindIdentity(cluster, index) => {
+                let result = self.bind_identity(cluster, index).map_err(|error| error.to_string());
+                DiskDone::IdentityBound(cluster, index, result)
+            }
+            DiskJob::MoveAside => DiskDone::MovedAside(self.move_aside().map_err(|error| error.to_string())),
         }
     }
 

@@ -230,6 +230,17 @@ impl Transport {
         }
     }
 
+    /// What we announce has changed, and it is announced when a stream begins: all are given up, and the next message to
+    /// each peer dials again. An attempt under way will announce what is true then.
+    pub(crate) fn dial_anew(&mut self) {
+        let up = |(id, peer): (&NodeId, &Peer)| matches!(peer.link, Link::Up(_)).then_some(*id);
+        let connected: Vec<NodeId> = self.peers.iter().filter_map(up).collect();
+        for id in connected {
+            let snapshot = self.disconnect(id);
+            self.report(id, snapshot);
+        }
+    }
+
     /// Reads inbound streams and gives their messages to `sink`.
     pub(crate) fn read(&mut self, scratch: &mut [u8], mut sink: impl FnMut(Input)) {
         for token in std::mem::take(&mut self.to_read) {

@@ -157,7 +157,11 @@ impl World {
         machine.disk = raft_glue::disk::MemoryDisk::new(seed);
         machine.ruined = false;
         machine.damaged = None;
+        machine.foreign = false;
         machine.starting = true;
+        if self.has_foreign_directories() {
+            self.fill_with_foreign_log(node);
+        }
         self.plan(SECOND, Event::Start { node });
     }
 

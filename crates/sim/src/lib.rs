@@ -10,6 +10,7 @@ mod clock;
 mod drive;
 mod errands;
 mod finish;
+mod foreign;
 mod found;
 pub mod history;
 mod machines;

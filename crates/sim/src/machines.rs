@@ -52,16 +52,25 @@ impl World {
             return Ok(());
         }
         let id = machine.id;
+        let mut is_foreign = machine.foreign;
+        let foreign = &mut is_foreign;
         let mut violation = None;
         let mut last = 0;
         let started = machine.start(scenario, *now_us, random, |loaded| {
             last = loaded.first_index.0 + loaded.entries.len() as u64;
+            // It may have been moving its log aside when it ended.
+            *foreign &= last > 1;
+            if *foreign {
+                oracle.loaded_foreign(id, loaded.hard_state);
+                return Ok(());
+            }
             oracle.loaded(id, loaded).map_err(|wrong| {
                 let text = wrong.to_string();
                 violation = Some(wrong);
                 text
             })
         });
+        machine.foreign = is_foreign;
         match started {
             Ok(()) => {}
             Err(StartError::Wrong(text)) => {
@@ -187,8 +196,16 @@ impl World {
             Output::ResumeClient { client } => self.resume_socket(client.0),
             // No simulated client says CONNECT.
             Output::BecomePeer { client, .. } => self.close_by_server(client.0),
+            Output::Announce => {
+                for peer in (0..self.machines.len()).filter(|peer| *peer != node) {
+                    self.network.link(node, peer).break_stream();
+                }
+            }
             Output::Sql(job) => self.run_sql(node, job),
             Output::Disk(job) => {
+                if matches!(job, DiskJob::MoveAside) {
+                    self.oracle.moves_aside(self.machines[node].id)?;
+                }
                 if let DiskJob::Persist(step) = &job {
                     self.oracle.issued(self.machines[node].id, step)?;
                 }
@@ -223,6 +240,9 @@ impl World {
 
     /// What can be seen of a node after each turn.
     fn observe(&mut self, node: usize) -> Result<(), Violation> {
+        if self.machines[node].foreign {
+            return self.check_foreign(node);
+        }
         let Self { machines, oracle, .. } = self;
         let machine = &mut machines[node];
         let id = machine.id;
@@ -358,6 +378,16 @@ impl World {
             DiskDone::Persisted(Ok(number)) => *number,
             _ => 0,
         };
+        if let DiskDone::MovedAside(Ok(moved)) = &done
+            && self.lives(node, epoch)
+        {
+            self.stats.count("log moved aside");
+            self.machines[node].foreign &= !*moved;
+            self.oracle.moved_aside(self.machines[node].id, *moved);
+            if let Some(process) = self.machines[node].process.as_mut().filter(|_| *moved) {
+                process.observed = raft_glue::LogIndex(0);
+            }
+        }
         self.note(node, "disk", [number, 0], || brief(&done));
         self.feed(node, epoch, Input::DiskDone(done));
     }

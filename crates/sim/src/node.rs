@@ -45,6 +45,8 @@ pub(crate) struct Machine {
     pub(crate) damaged: Option<u64>,
     /// Its directory is beyond repair.
     pub(crate) ruined: bool,
+    /// Its disk holds the log of another cluster.
+    pub(crate) foreign: bool,
 }
 
 /// How slow something is, and until when.
@@ -135,6 +137,7 @@ impl Machine {
             starting: false,
             damaged: None,
             ruined: false,
+            foreign: false,
         }
     }
 

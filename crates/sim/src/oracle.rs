@@ -64,6 +64,10 @@ struct Record {
     damaged: bool,
     /// Pages seen last, by database, with their hashes.
     pages: BTreeMap<String, Vec<(Page, u64)>>,
+    /// The log is being moved aside.
+    moving: bool,
+    /// The log is that of another cluster.
+    foreign: bool,
 }
 
 /// Everything that was seen.
@@ -111,6 +115,32 @@ impl Oracle {
                 && record.issued.get(index) != Some(print)
         };
         record.owed.iter().find(is_missing).map(|(index, _)| *index)
+    }
+
+    /// A node starts with the log of another cluster, of which nothing counts here.
+    pub(crate) fn loaded_foreign(&mut self, node: NodeId, hard_state: HardState) {
+        *self.record(node) = Record { hard_state, foreign: true, ..Record::default() };
+    }
+
+    /// A node is going to move its log aside, which belongs to another cluster: it is not the log of a member.
+    pub(crate) fn moves_aside(&mut self, node: NodeId) -> Result<(), Violation> {
+        let record = self.record(node);
+        record.moving = true;
+        let newest = record.configurations.last_key_value();
+        if newest.is_some_and(|(_, configuration)| configuration.server(node).is_some()) {
+            return Err(Violation::new("a member keeps its log", format!("node {node} has {newest:?}")));
+        }
+        Ok(())
+    }
+
+    /// A node has moved its log aside, or has found no space for that.
+    pub(crate) fn moved_aside(&mut self, node: NodeId, done: bool) {
+        let record = self.record(node);
+        record.moving = false;
+        if done {
+            let hard_state = record.hard_state;
+            *record = Record { hard_state, ..Record::default() };
+        }
     }
 
     /// A node leads: nobody else does in this term.
@@ -188,7 +218,10 @@ impl Oracle {
         let snapshot = loaded.snapshot.as_ref().map_or(0, |snapshot| snapshot.index.0);
         let found: BTreeMap<u64, Fingerprint> =
             (loaded.first_index.0..).zip(loaded.entries.iter().map(fingerprint)).collect();
-        if !record.damaged {
+        let is_aside = record.moving && loaded.entries.is_empty() && loaded.snapshot.is_none();
+        record.moving = false;
+        record.foreign = false;
+        if !record.damaged && !is_aside {
             record.check(node, loaded, snapshot, &found)?;
         }
         for (index, print) in &found {

@@ -21,6 +21,7 @@ mod examine;
 mod extent;
 mod file_system;
 mod files;
+mod identity;
 mod image;
 mod inspect;
 mod log;

@@ -9,6 +9,8 @@
 //! | `tmp-...` | file being written; the final name follows the prefix |
 //! | `corrupt-NS-<name>` | file moved aside by a repair, never read again |
 //! | `backup-N-<name>` | copy of a file that a recovery replaced; never read again |
+//! | `cluster-identity` | which cluster the directory belongs to; C ignores the name |
+//! | `moving-aside` | the log is being moved aside, which a start finishes |
 //! | `catch-up-needed` | damaged data was moved aside and the node has not caught up since |
 //! | `dqlite-lock` | target of the lock |
 
@@ -18,6 +20,10 @@ use std::fmt;
 pub(crate) const LOCK: &str = "dqlite-lock";
 /// Marker left by a repair that lost acknowledged data; C ignores the name.
 pub(crate) const MARKER: &str = "catch-up-needed";
+/// The identity of the cluster; C ignores the name.
+pub(crate) const IDENTITY: &str = "cluster-identity";
+/// Note that log and snapshots are being moved aside; C ignores the name.
+pub(crate) const MOVING: &str = "moving-aside";
 /// Prefix of files not yet complete.
 pub(crate) const TEMPORARY: &str = "tmp-";
 /// Prefix of files that a repair moved aside; a number follows, and after a dash the old name.

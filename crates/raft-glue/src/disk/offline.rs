@@ -4,6 +4,7 @@ use super::backup::Staged;
 use super::error::{DiskError, LoadError};
 use super::examine::{Examined, examine};
 use super::file_system::Disk;
+use super::identity;
 use super::metadata::{self, Record};
 use super::names::MARKER;
 use super::repair::{LOST_VOTE_REMEDY, Repairer, decide_metadata, refuse_loss};
@@ -31,6 +32,7 @@ pub fn check_metadata<D: Disk>(disk: &D) -> Result<(), DiskError> {
 /// a first start that was interrupted is completed. Takes the lock for its duration.
 pub fn bootstrap<D: Disk>(disk: &D, configuration: &Configuration) -> Result<(), DiskError> {
     let _lock = take_lock(disk)?;
+    identity::finish_moving(disk)?;
     let found = metadata::examine(disk)?;
     let first_record = Record { version: 1, hard_state: HardState { term: Term(1), vote: None } };
     let pristine = found.damaged.is_empty() && found.newest.is_none_or(|record| record == first_record);
@@ -64,6 +66,7 @@ pub fn recover<D: Disk>(disk: &D, configuration: &Configuration) -> Result<(), L
         return Err(DiskError::Invalid("a configuration needs at least one server".to_owned()).into());
     }
     let _lock = take_lock(disk)?;
+    identity::finish_moving(disk)?;
     let examined = examine(disk, DEFAULT_SEGMENT_SIZE)?;
     // Nobody will send lost entries again, but lost votes no longer matter.
     refuse_loss(&examined)?;

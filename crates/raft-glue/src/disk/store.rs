@@ -1,11 +1,13 @@
 //! The one writer of a data directory.
 
 use bytes::Bytes;
+use wire_protocol::ClusterId;
 
 use super::error::{DiskError, LoadError};
 use super::extent::Extent;
 use super::file_system::Disk;
 use super::files;
+use super::identity::{self, Bound};
 use super::metadata::{self, Record};
 use super::names::{ClosedName, LOCK, MARKER};
 use super::retention::give_up_older_snapshots;
@@ -72,6 +74,8 @@ pub struct LogStore<D: Disk> {
     closed: Vec<Finished>,
     writer: Writer<D>,
     marker: Option<Marker>,
+    /// The identity in the file that fits the log.
+    identity: Option<Bound>,
     latched: Option<String>,
 }
 
@@ -81,7 +85,9 @@ impl<D: Disk> LogStore<D> {
     /// An error leaves the directory unlocked and, unless the repair itself failed, unchanged.
     pub fn open(disk: D, options: LogOptions) -> Result<(Self, Loaded), LoadError> {
         let lock = take_lock(&disk)?;
+        identity::finish_moving(&disk)?;
         let opened = repair::load_and_repair(&disk, options.auto_recovery, options.segment_size)?;
+        let identity = identity::load(&disk, opened.snapshot.as_ref(), opened.first_index, &opened.entries);
         let loaded = Loaded {
             hard_state: opened.record.hard_state,
             snapshot: opened.snapshot.clone(),
@@ -89,6 +95,7 @@ impl<D: Disk> LogStore<D> {
             entries: opened.entries,
             no_vote_until: opened.marker.map(|marker| LogIndex(marker.until)),
             damaged_in: opened.marker.and_then(|marker| marker.damaged_in),
+            cluster: identity.map(|bound| bound.cluster),
         };
         if let Some(Marker { until, damaged_in }) = opened.marker {
             tracing::warn!(
@@ -107,6 +114,7 @@ impl<D: Disk> LogStore<D> {
             snapshot: opened.snapshot,
             closed: opened.closed,
             marker: opened.marker,
+            identity,
             latched: None,
         };
         Ok((store, loaded))
@@ -147,6 +155,7 @@ impl<D: Disk> LogStore<D> {
             snapshot::publish(&store.disk, metadata)?;
             store.snapshot = Some(metadata.clone());
             store.clear_marker(metadata.index, metadata.term)?;
+            store.bind_anew(metadata)?;
             retention::remove_old_snapshots(&store.disk)?;
             let trailing = store.options.trailing;
             retention::remove_old_segments(&store.disk, &mut store.closed, metadata.index.0, trailing)
@@ -157,6 +166,39 @@ impl<D: Disk> LogStore<D> {
     /// everything this node may have acknowledged before it was damaged, it may vote again for good.
     pub fn committed(&mut self, index: LogIndex, term: Term) -> Result<(), DiskError> {
         self.guarded(|store| store.clear_marker(index, term))
+    }
+
+    /// Notes durably that the directory belongs to this cluster, bound to the committed entry at `index`. Returns `false`,
+    /// and has changed nothing, if neither log nor snapshot has that entry or the disk has no space.
+    pub fn bind_identity(&mut self, cluster: ClusterId, index: LogIndex) -> Result<bool, DiskError> {
+        self.guarded(|store| {
+            let Some(bound) = store.binding(cluster, index)? else { return Ok(false) };
+            store.write_identity(bound)
+        })
+    }
+
+    /// Moves log and snapshots aside (never deleted): this node joins another cluster and brings nothing. Term and vote stay,
+    /// and are written once more, so that the directory never looks like one that was not used yet and may begin a
+    /// cluster.
+    ///
+    /// Returns `false` if there is no space for that; then nothing has changed.
+    pub fn move_aside(&mut self) -> Result<bool, DiskError> {
+        let result = self.guarded(|store| {
+            store.finish_segment()?;
+            store.writer.remove_prepared()?;
+            let record = Record { version: store.record.version + 1, ..store.record };
+            metadata::write(&store.disk, &record).map_err(|error| error.without_space("metadata"))?;
+            store.record = record;
+            if !planted::bug!(ForeignLogKept) {
+                identity::move_log_aside(&store.disk).map_err(|error| error.without_space("moving-aside"))?;
+            }
+            store.closed.clear();
+            store.snapshot = None;
+            store.identity = None;
+            store.marker = None;
+            Ok(true)
+        });
+        result.or_else(|error| if error.is_no_space() { Ok(false) } else { Err(error) })
     }
 
     /// Entries from `first` on: at least one, at most `max_count`, and at most `max_bytes` of data unless the first
@@ -303,6 +345,9 @@ impl<D: Disk> LogStore<D> {
         })?;
         snapshot::publish(&self.disk, metadata)?;
         self.snapshot = Some(metadata.clone());
+        if let Some(bound) = self.identity {
+            self.write_identity(Bound::to_snapshot(bound.cluster, metadata))?;
+        }
         if !planted::bug!(LogKeptBehindSnapshot) {
             retention::remove_segments_from_end(&self.disk, &mut self.closed, 0)?;
             retention::remove_ignored_segments(&self.disk)?;
@@ -348,6 +393,37 @@ impl<D: Disk> LogStore<D> {
         files::sync_directory(&self.disk, &what)?;
         self.closed.pop();
         self.closed.push(shorter);
+        Ok(())
+    }
+
+    /// The identity with the entry at `index`, if that is here.
+    fn binding(&mut self, cluster: ClusterId, index: LogIndex) -> Result<Option<Bound>, DiskError> {
+        if index.0 > 0 && (self.first_index().0..self.next_index()).contains(&index.0) {
+            let entries = self.read_entries(index, 1, u64::MAX)?;
+            return Ok(entries.first().map(|entry| Bound::to_entry(cluster, index, entry)));
+        }
+        let snapshot = self.snapshot.as_ref().filter(|snapshot| snapshot.index == index);
+        Ok(snapshot.map(|snapshot| Bound::to_snapshot(cluster, snapshot)))
+    }
+
+    /// `false` if there is no space for it; the file before, if any, is still there then.
+    fn write_identity(&mut self, bound: Bound) -> Result<bool, DiskError> {
+        match identity::write(&self.disk, &bound).map_err(|error| error.without_space("cluster-identity")) {
+            Ok(()) => {
+                self.identity = Some(bound);
+                Ok(true)
+            }
+            Err(error) if error.is_no_space() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The entry that the identity is bound to may be about to go: the one that this snapshot ends with takes its place.
+    fn bind_anew(&mut self, snapshot: &SnapshotMetadata) -> Result<(), DiskError> {
+        let Some(bound) = self.identity else { return Ok(()) };
+        if let Some(bound) = self.binding(bound.cluster, snapshot.index)? {
+            self.write_identity(bound)?;
+        }
         Ok(())
     }
 

@@ -76,7 +76,8 @@ pub(crate) fn survey<D: Disk>(disk: &D) -> Result<Survey, DiskError> {
     Ok(survey)
 }
 
-fn aside_number(name: &str) -> Option<u64> {
+/// The number of a file that was moved aside.
+pub(crate) fn aside_number(name: &str) -> Option<u64> {
     // C counts nanoseconds here.
     name.strip_prefix(ASIDE)?.split('-').next()?.parse().ok().filter(|number| *number < u64::MAX / 2)
 }

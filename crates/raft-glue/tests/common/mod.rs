@@ -292,6 +292,29 @@ impl Cluster {
                     *self.sent.entry("read_entries").or_default() += 1;
                     self.replica(id).handle_entries_read(&read, Ok(entries));
                 }
+                // What is on its way is lost with the streams; the next message opens another one.
+                Output::Announce => {
+                    self.wires.retain(|(from, _), _| *from != id);
+                    self.streams.retain(|(from, _), _| *from != id);
+                }
+                Output::BindIdentity { cluster, index } => {
+                    self.replica(id).handle_identity_bound(cluster, index, true);
+                }
+                // It came back in the middle of catching up, with a log that does not name it yet.
+                Output::MoveAside => {
+                    let node = self.node(id);
+                    let last = node.unwritten.back().map(|step| step.number);
+                    for step in std::mem::take(&mut node.unwritten) {
+                        node.durable.persist(&step);
+                    }
+                    node.durable.entries.clear();
+                    node.durable.first_index = 1;
+                    node.durable.snapshot = None;
+                    (node.state, node.applied) = (0, 0);
+                    let replica = node.replica.as_mut().expect("running");
+                    last.into_iter().for_each(|number| replica.handle_persisted(number));
+                    replica.handle_moved_aside(true);
+                }
                 Output::BecameLeader { term } => {
                     let other = self.leaders.insert(term, id);
                     assert!(other.is_none_or(|other| other == id), "two leaders in term {term}");
@@ -436,6 +459,9 @@ impl Cluster {
             self.reported.insert((from, to), result.last_log_index.0);
         }
         let now_ms = self.now_ms;
+        if !self.streams.contains_key(&(from, to)) && self.is_running(from) {
+            self.open_stream(from, to);
+        }
         let stream = self.streams.get(&(from, to)).copied().unwrap_or_default();
         self.replica(to).handle_message(stream, NodeId(from), &address(from), message, now_ms);
         self.pump_unless_busy(to);

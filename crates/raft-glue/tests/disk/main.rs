@@ -7,6 +7,7 @@ mod crash;
 mod damage;
 mod fixture;
 mod golden;
+mod identity;
 mod inspect;
 mod member;
 mod offline;

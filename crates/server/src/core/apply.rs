@@ -96,6 +96,13 @@ impl Core {
         }
     }
 
+    /// The log went aside, so nothing is applied any more; what the cluster has comes from its leader.
+    pub(super) fn forget_databases(&mut self) {
+        for database in self.vfs.databases() {
+            self.vfs.remove(database.name());
+        }
+    }
+
     /// Starts a snapshot when enough has been applied since the last one. The page tables are cloned here, where they
     /// stand exactly at the applied index; writing the file happens elsewhere.
     pub(super) fn take_snapshot_if_due(&mut self) {

@@ -5,11 +5,13 @@ use wire_protocol::{Protocol, Response, ServersFormat};
 
 use super::client::RequestState;
 use super::codes;
+use super::other_cluster::{DESCRIBE_CLUSTER, identity_answer};
 use super::session::encode;
 use super::{ClientId, Core};
 
 /// What ADD, ASSIGN, REMOVE and TRANSFER ask of the replica.
-enum Change {
+#[derive(Debug)]
+pub(super) enum Change {
     Add(NodeId, String),
     Assign(NodeId, Role),
     Remove(NodeId),
@@ -37,6 +39,9 @@ impl Core {
     }
 
     pub(super) fn describe_request(&mut self, client: ClientId, format: u64, now_ms: u64) {
+        if format == DESCRIBE_CLUSTER {
+            return self.respond(client, encode(&identity_answer(self.replica.cluster())), now_ms);
+        }
         if format != 0 {
             return self.refuse(client, codes::PROTOCOL, "bad format version", now_ms);
         }
@@ -47,7 +52,7 @@ impl Core {
 
     pub(super) fn add_request(&mut self, client: ClientId, id: NodeId, address: String, now_ms: u64) {
         if self.check_leading(client, now_ms) {
-            self.change(client, Change::Add(id, address), now_ms);
+            self.change_checked(client, Change::Add(id, address), now_ms);
         }
     }
 
@@ -61,7 +66,7 @@ impl Core {
             2 => Role::Spare,
             _ => return self.refuse(client, codes::ERROR, "server role is not valid", now_ms),
         };
-        self.change(client, Change::Assign(id, role), now_ms);
+        self.change_checked(client, Change::Assign(id, role), now_ms);
     }
 
     pub(super) fn remove_request(&mut self, client: ClientId, id: NodeId, now_ms: u64) {
@@ -77,7 +82,7 @@ impl Core {
         }
     }
 
-    fn check_leading(&mut self, client: ClientId, now_ms: u64) -> bool {
+    pub(super) fn check_leading(&mut self, client: ClientId, now_ms: u64) -> bool {
         let leads = self.failed.is_none() && self.replica.is_leader();
         if !leads {
             self.refuse(client, codes::NOT_LEADER, "not leader", now_ms);
@@ -85,7 +90,7 @@ impl Core {
         leads
     }
 
-    fn change(&mut self, client: ClientId, change: Change, now_ms: u64) {
+    pub(super) fn change(&mut self, client: ClientId, change: Change, now_ms: u64) {
         let request = self.new_request();
         let assigned = match &change {
             Change::Assign(id, _) => Some(*id),
@@ -134,7 +139,7 @@ impl Core {
         self.close_if_dead(client);
     }
 
-    fn refuse_change(&mut self, client: ClientId, error: &ChangeError, now_ms: u64) {
+    pub(super) fn refuse_change(&mut self, client: ClientId, error: &ChangeError, now_ms: u64) {
         self.refuse(client, error.client_code(), &error.to_string(), now_ms);
     }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use raft_glue::disk::Space;
-use raft_glue::{NodeId, PeerAnnouncement, Persist, SnapshotMetadata, StreamId};
+use raft_glue::{ClusterId, LogIndex, NodeId, PeerAnnouncement, Persist, SnapshotMetadata, StreamId};
 use vfs::DatabaseSnapshot;
 use wire_protocol::{Frame, Protocol, Request, Response, rpc};
 
@@ -198,6 +198,8 @@ pub enum Output {
         /// What.
         message: rpc::Message,
     },
+    /// What the node announces has changed: streams to peers are dialled anew before anything else is sent.
+    Announce,
     /// Ask another node something, over the client protocol; [`Input::PeerAnswered`] follows in any case.
     AskPeer {
         /// Name of the question.
@@ -233,6 +235,10 @@ pub enum DiskJob {
     SnapshotTaken(SnapshotMetadata),
     /// Read old entries back for a slow peer.
     ReadEntries(raft_glue::ReadEntries),
+    /// Note which cluster the directory belongs to, bound to the committed entry at this index.
+    BindIdentity(ClusterId, LogIndex),
+    /// Move log and snapshots aside: they belong to another cluster than the one that the node joins.
+    MoveAside,
 }
 
 /// What the disk thread has done.
@@ -246,6 +252,10 @@ pub enum DiskDone {
     Space(Space),
     /// Entries as asked.
     EntriesRead(raft_glue::ReadEntries, Result<Vec<raft_glue::Entry>, String>),
+    /// The identity is durable; or it is not, because the entry is gone or there is no space.
+    IdentityBound(ClusterId, LogIndex, Result<bool, String>),
+    /// Log and snapshots are aside; or they are not, because there is no space, and nothing has changed.
+    MovedAside(Result<bool, String>),
 }
 
 /// Work for the snapshot thread.

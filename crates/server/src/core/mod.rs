@@ -26,6 +26,7 @@ mod lane;
 mod leader;
 pub mod limits;
 mod memory;
+mod other_cluster;
 pub mod role_manager;
 pub mod roles;
 mod rows;
@@ -94,6 +95,8 @@ pub struct Core {
     /// Questions that are not answered yet.
     asks: BTreeMap<AskId, Asker>,
     next_ask: u64,
+    /// Changes of the configuration that wait for the answer of the node that they name.
+    changes_asked: BTreeMap<AskId, cluster::Change>,
     /// Time of the newest input or poll.
     now_ms: u64,
     next_request: u64,
@@ -135,6 +138,7 @@ impl Core {
             handover: None,
             asks: BTreeMap::new(),
             next_ask: 1,
+            changes_asked: BTreeMap::new(),
             now_ms: 0,
             next_request: 1,
             next_gated: 0,
@@ -279,6 +283,11 @@ impl Core {
             ReplicaOutput::ReadEntries(read) => {
                 self.outputs.push_back(Output::Disk(DiskJob::ReadEntries(read)))
             }
+            ReplicaOutput::Announce => self.outputs.push_back(Output::Announce),
+            ReplicaOutput::BindIdentity { cluster, index } => {
+                self.outputs.push_back(Output::Disk(DiskJob::BindIdentity(cluster, index)));
+            }
+            ReplicaOutput::MoveAside => self.outputs.push_back(Output::Disk(DiskJob::MoveAside)),
             ReplicaOutput::BecameLeader { term } => tracing::info!(%term, "became leader"),
             ReplicaOutput::LostLeadership => self.lost_leadership(now_ms),
             ReplicaOutput::RequestDone { request, result } => {
@@ -305,6 +314,19 @@ impl Core {
                 self.fail(reason, now_ms);
             }
             DiskDone::Space(space) => self.space_changed(space),
+            DiskDone::IdentityBound(cluster, index, Ok(done)) => {
+                self.replica.handle_identity_bound(cluster, index, done);
+            }
+            DiskDone::MovedAside(Ok(done)) => {
+                if done {
+                    self.forget_databases();
+                }
+                self.replica.handle_moved_aside(done);
+            }
+            DiskDone::IdentityBound(_, _, Err(reason)) | DiskDone::MovedAside(Err(reason)) => {
+                self.replica.handle_persist_failed();
+                self.fail(reason, now_ms);
+            }
             DiskDone::EntriesRead(read, result) => {
                 self.replica.handle_entries_read(&read, result.map_err(drop))
             }

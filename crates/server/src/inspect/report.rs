@@ -218,6 +218,8 @@ pub(super) fn kind(kind: OtherKind) -> &'static str {
         OtherKind::Aside => "moved aside",
         OtherKind::Backup => "backup of a recovery",
         OtherKind::Marker => "marker",
+        OtherKind::Identity => "identity of the cluster",
+        OtherKind::Moving => "note that the log is moved aside",
         OtherKind::Foreign => "foreign",
     }
 }

@@ -44,6 +44,10 @@ impl Oracle {
             Message::RequestVoteResult(result) => result.vote_granted && result.pre_vote != Some(true),
             _ => false,
         };
+        if votes && record.foreign {
+            let text = format!("node {node} has the log of another cluster and says {message:?}");
+            return Err(Violation::new("who joins brings no log", text));
+        }
         let (until, damaged_in) = (record.no_vote_until, record.damaged_in);
         let term =
             record.issued.get(&commit.0).map_or(Term(0), |print| print.0).max(record.snapshot_term(commit));

@@ -11,7 +11,7 @@ use crate::disk::file_system::Disk;
 use crate::disk::files;
 use crate::disk::metadata::Record;
 use crate::disk::names::{
-    ASIDE, BACKUP, ClosedName, LOCK, MARKER, METADATA, OpenName, SnapshotName, TEMPORARY,
+    ASIDE, BACKUP, ClosedName, IDENTITY, LOCK, MARKER, METADATA, MOVING, OpenName, SnapshotName, TEMPORARY,
 };
 use crate::disk::segment::{self, End};
 use crate::disk::snapshot::{self, Unusable};
@@ -225,6 +225,8 @@ pub(super) fn others(sizes: &Sizes) -> Vec<OtherFile> {
         Some(match name {
             LOCK => OtherKind::Lock,
             MARKER => OtherKind::Marker,
+            IDENTITY => OtherKind::Identity,
+            MOVING => OtherKind::Moving,
             _ if name.starts_with(TEMPORARY) => OtherKind::Temporary,
             _ if name.starts_with(ASIDE) => OtherKind::Aside,
             _ if name.starts_with(BACKUP) => OtherKind::Backup,

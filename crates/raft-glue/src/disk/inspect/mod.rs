@@ -8,9 +8,12 @@ mod problems;
 
 use std::io;
 
+use wire_protocol::ClusterId;
+
 use super::error::DiskError;
 use super::examine::{Examined, examine};
 use super::file_system::Disk;
+use super::identity;
 use super::metadata;
 use super::payload::PayloadDatabase;
 use super::read_only::ReadOnly;
@@ -178,6 +181,10 @@ pub enum OtherKind {
     Backup,
     /// Says that the node may not vote before it has caught up.
     Marker,
+    /// Says which cluster the directory belongs to.
+    Identity,
+    /// Says that the log is being moved aside, which the next start finishes.
+    Moving,
     /// Not ours.
     Foreign,
 }
@@ -216,6 +223,8 @@ fn look<D: Disk>(disk: &D) -> Result<Inspection, DiskError> {
     let snapshots = files::snapshots(disk, &examined, &sizes)?;
     let problems = problems::find(&examined, &segments, &snapshots);
     let snapshot_term = examined.snapshot.as_ref().map(|snapshot| snapshot.term);
+    let cluster = identity::load(disk, examined.snapshot.as_ref(), examined.first_index, &examined.entries)
+        .map(|bound| bound.cluster);
     Ok(Inspection {
         metadata: files::metadata(disk)?,
         segments,
@@ -225,11 +234,11 @@ fn look<D: Disk>(disk: &D) -> Result<Inspection, DiskError> {
         last_term: examined.entries.last().map(|entry| entry.term).or(snapshot_term).unwrap_or_default(),
         configuration: examined.configuration.clone().map(|(index, found)| (LogIndex(index), found)),
         problems,
-        loaded: loaded(examined),
+        loaded: loaded(examined, cluster),
     })
 }
 
-fn loaded(examined: Examined) -> Loaded {
+fn loaded(examined: Examined, cluster: Option<ClusterId>) -> Loaded {
     let record = examined.metadata.newest.unwrap_or_default();
     Loaded {
         hard_state: record.hard_state,
@@ -238,6 +247,7 @@ fn loaded(examined: Examined) -> Loaded {
         damaged_in: examined.survey.marker.and_then(|marker| marker.damaged_in),
         snapshot: examined.snapshot,
         entries: examined.entries,
+        cluster,
     }
 }
 
