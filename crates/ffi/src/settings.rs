@@ -71,7 +71,7 @@ pub unsafe extern "C" fn dqlite_node_set_bind_address(n: *mut dqlite_node, addre
     let body = |handle: &dqlite_node| {
         // SAFETY: the contract asks for NULL or a string.
         let address = unsafe { strings::borrow(address) };
-        let address = address.ok_or(Failure::misuse("the address is NULL"))?;
+        let address = address.ok_or_else(|| Failure::misuse("the address is NULL"))?;
         let not_utf8 = |_| Failure { code: DQLITE_ERROR, text: "bind: the address is not UTF-8".into() };
         handle.set_bind_address(address.to_str().map_err(not_utf8)?)
     };
@@ -116,7 +116,7 @@ pub unsafe extern "C" fn dqlite_node_set_connect_func(
         })
     };
     let body = |handle: &dqlite_node| {
-        let function = f.ok_or(Failure::misuse("the connect function is NULL"))?;
+        let function = f.ok_or_else(|| Failure::misuse("the connect function is NULL"))?;
         connect(handle, function)
     };
     // SAFETY: the contract asks for NULL or a node.

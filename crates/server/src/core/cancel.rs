@@ -30,7 +30,7 @@ impl Core {
     /// Interrupts every statement again whose request was cancelled and still runs. SQLite forgets an interrupt that comes
     /// after the flag was looked at and before a statement's first step; without this such a statement would run to its
     /// end, however far that is, and a node that stops would wait for it.
-    pub(super) fn cancel_again(&mut self) {
+    pub(super) fn cancel_again(&self) {
         for state in self.clients.values() {
             if let (RequestState::Running(_), Some(opened)) = (&state.request, &state.opened) {
                 opened.cancel.interrupt_if_cancelled();
