@@ -365,8 +365,12 @@ impl World {
             }
             Some(LogOutcome::Done(done)) => {
                 let usual_us = if self.random.percent(50) { 0 } else { self.random.around(500) };
-                let wait_us = usual_us + self.preempted();
-                self.plan(wait_us, Event::DiskDone { node, epoch, done });
+                let at_us = now_us + usual_us + self.preempted();
+                let Some(process) = self.machines[node].process.as_mut() else { return Ok(()) };
+                // The thread of the disk tells in order, and "space is low" must not come behind the end of that.
+                process.disk_told_us = process.disk_told_us.max(at_us);
+                let at_us = process.disk_told_us;
+                self.plan_at(at_us, Event::DiskDone { node, epoch, done });
                 self.plan_disk(node);
             }
         }

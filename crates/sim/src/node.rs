@@ -81,6 +81,8 @@ pub(crate) struct Process {
     pub(crate) worker: LogWorker<LogStore<MemoryDisk>>,
     /// The disk is doing something.
     pub(crate) disk_busy: bool,
+    /// When the loop hears of what the disk did last, microseconds.
+    pub(crate) disk_told_us: u64,
     /// The steady clock.
     pub(crate) clock: Clock,
     /// For the next turn of the loop.
@@ -182,6 +184,7 @@ impl Machine {
             surroundings,
             worker: LogWorker::new(log),
             disk_busy: false,
+            disk_told_us: 0,
             clock: Clock::new(now_us, scenario.clock_drift, random),
             inputs: VecDeque::new(),
             streams: BTreeMap::new(),
