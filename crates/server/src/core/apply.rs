@@ -97,7 +97,7 @@ impl Core {
     }
 
     /// The log went aside, so nothing is applied any more; what the cluster has comes from its leader.
-    pub(super) fn forget_databases(&mut self) {
+    pub(super) fn forget_databases(&self) {
         for database in self.vfs.databases() {
             self.vfs.remove(database.name());
         }
