@@ -4,8 +4,6 @@
 //! (CLOCK_MONOTONIC, which `Instant` reads) would let a leader that wakes up believe in a lease that has long ended. That a
 //! virtual machine was paused from outside is seen by no clock of its own.
 
-use rustix::time::{ClockId, clock_gettime};
-
 /// The clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
@@ -26,9 +24,7 @@ impl Clock {
 
 /// Milliseconds since the machine was booted.
 fn boot_ms() -> u64 {
-    let now = clock_gettime(ClockId::Boottime);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+    u64::try_from(vfs::boot_time().as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

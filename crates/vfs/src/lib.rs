@@ -53,6 +53,6 @@ pub use register::Vfs;
 pub use signals::{Blocked, SignalMask};
 pub use snapshot::{DatabaseSnapshot, overlay_wal};
 pub use statement::{ColumnValue, Prepared, Statement, Step};
-pub use sys::{sqlite_memory_bytes, trim_memory};
+pub use sys::{boot_time, sqlite_memory_bytes, trim_memory};
 pub use threading::{ThreadingMode, threading_mode};
 pub use view::{ReaderHold, ReaderId};

@@ -3,6 +3,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
+use std::time::Duration;
 
 /// Fills `buffer` from the kernel's generator; leaves zeros where that fails.
 pub(crate) fn fill_random(buffer: &mut [u8]) {
@@ -36,6 +37,16 @@ pub fn sqlite_memory_bytes() -> u64 {
     // SAFETY: may be called at any time, from any thread unless SQLite runs in single-thread mode.
     let bytes = unsafe { libsqlite3_sys::sqlite3_memory_used() };
     u64::try_from(bytes).unwrap_or(0)
+}
+
+/// Time since the machine was booted, suspension included. Through the C library: others look for the kernel's page of
+/// functions themselves, and crash where that is hidden, as under valgrind.
+#[must_use]
+pub fn boot_time() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a place to write to. Linux has had this clock since 2.6.39, so it cannot fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// `WORDS` words on pages of their own, zero at first, that can be shared with C code by address.
