@@ -82,7 +82,7 @@ int main(int argc, char **argv)
 
     fixed_settings(node, NEW);
     live_settings(node);
-    SAME_TEXT(text, "");
+    CHECK(text[0] != '\0'); /* Of the last refusal. */
 
     OK_ON(node, dqlite_node_start(node));
     fixed_settings(node, RUNNING);
