@@ -7,7 +7,7 @@ use super::file_system::Disk;
 use super::identity;
 use super::metadata::{self, Record};
 use super::names::MARKER;
-use super::repair::{LOST_VOTE_REMEDY, Repairer, decide_metadata, refuse_loss};
+use super::repair::{CREATE_REMEDY, Repairer, decide_metadata, refuse_loss};
 use super::store::{DEFAULT_SEGMENT_SIZE, take_lock, write_closed};
 use super::survey::survey;
 use crate::{Configuration, Entry, EntryKind, HardState, LogIndex, Term};
@@ -23,7 +23,7 @@ pub fn check_metadata<D: Disk>(disk: &D) -> Result<(), DiskError> {
     damaged
         .chain(examined.conflict)
         .next()
-        .map_or(Ok(()), |message| Err(DiskError::Directory(format!("{message}; {LOST_VOTE_REMEDY}"))))
+        .map_or(Ok(()), |message| Err(DiskError::Directory(format!("{message}; {CREATE_REMEDY}"))))
 }
 
 /// Makes the directory the beginning of a cluster: term 1, and `configuration` as entry 1.

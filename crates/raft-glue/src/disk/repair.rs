@@ -21,6 +21,10 @@ pub(crate) const LOST_VOTE_REMEDY: &str = "a lost vote could elect two leaders: 
      it with auto-recovery; if the others have no majority without it, move both out and make it the only voter with \
      dqlite_node_recover_ext";
 
+/// The same where a host only creates the node. C's texts are cut at 299 bytes, so this one is short and leads to the other.
+pub(crate) const CREATE_REMEDY: &str = "its vote is lost: move metadata1 and metadata2, both, out of the directory and \
+     start again: a sole voter goes on, any other member is told how to be replaced";
+
 /// A directory that is ready for writing.
 #[derive(Debug)]
 pub(crate) struct Opened {

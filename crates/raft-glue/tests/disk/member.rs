@@ -205,7 +205,7 @@ fn what_is_advised_for_lost_votes_can_be_done() {
         store.close().unwrap();
         disk.put("metadata2", &[7; 32]);
         let error = check_metadata(&disk).unwrap_err().to_string();
-        assert!(error.contains("; a lost vote could elect two leaders: "), "{error}");
+        assert!(error.contains("; its vote is lost: "), "{error}");
         for name in ["metadata1", "metadata2"] {
             assert!(error.contains(name), "{error}");
             disk.unlink(name).unwrap();
