@@ -97,7 +97,11 @@ impl Replica {
 
     fn move_aside(&mut self, leader: NodeId) {
         // Everything that is to be written is given out before, so that nothing of it comes behind.
-        while self.process_ready() {}
+        // Whether there was something says nothing about that: it is also so while outputs wait to be taken.
+        while !self.halted && self.raw.has_ready() {
+            self.process_ready();
+        }
+        self.process_ready();
         if self.halted || self.snapshot_running || self.installing.is_some() {
             return;
         }
