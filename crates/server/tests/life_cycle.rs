@@ -41,12 +41,13 @@ fn create_refuses_directories_with_the_texts_of_c() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_str().unwrap();
     std::fs::write(directory.path().join("metadata1"), [1; 40]).unwrap();
-    assert!(text(path).starts_with("raft_init(): io: metadata1 has size 40 instead of 32; a lost vote "));
-    std::fs::write(directory.path().join("metadata1"), [9_u64.to_le_bytes(); 4].concat()).unwrap();
     assert!(
-        text(path)
-            .starts_with("raft_init(): io: decode content of metadata1: bad format version 9; a lost vote ")
+        text(path).starts_with("raft_init(): io: metadata1 has size 40 instead of 32; its vote is lost: ")
     );
+    std::fs::write(directory.path().join("metadata1"), [9_u64.to_le_bytes(); 4].concat()).unwrap();
+    assert!(text(path).starts_with(
+        "raft_init(): io: decode content of metadata1: bad format version 9; its vote is lost: "
+    ));
 }
 
 #[test]
