@@ -75,6 +75,8 @@ bugs! {
     LostDataKeepsMatched "lost-data-keeps-matched" "A peer that lost what it acknowledged is never sent it again (seed 97)."
     SnapshotIndexTooHigh "snapshot-index-too-high" "A snapshot claims one entry more than it holds."
     SameTermCountsAsLater "same-term-counts-as-later" "A committed entry of the very term of the damage ends the wait of a node that lost some."
+    PiecesProve "pieces-prove" "The success of a piece from before the leadership is believed in full."
+    WindowIgnored "window-ignored" "A peer that catches up is sent all at once."
     VotesBeforeCaughtUp "votes-before-caught-up" "A node whose log was damaged votes at once."
     // The read lease.
     LeaseFromAnswer "lease-from-answer" "A lease counts from when an echo was read, not from when it was sent."

@@ -202,8 +202,11 @@ impl Replica {
     pub(crate) fn expire_requests(&mut self) {
         if let Some(promotion) = self.requests.promotion {
             let took_ms = self.now_ms.saturating_sub(promotion.round_start_ms);
+            // A long log takes its time; what counts is that it goes on.
+            let progress_ms = self.catching_up_progress_ms(promotion.id).unwrap_or(promotion.round_start_ms);
+            let idle_ms = self.now_ms.saturating_sub(progress_ms.max(promotion.round_start_ms));
             let last_round = promotion.round >= self.config.max_catch_up_rounds;
-            if took_ms > self.config.max_catch_up_round_duration_ms
+            if idle_ms > self.config.max_catch_up_round_duration_ms
                 || (last_round && took_ms > self.config.election_timeout_ms)
             {
                 self.requests.promotion = None;

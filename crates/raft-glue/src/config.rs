@@ -3,6 +3,8 @@
 use thiserror::Error;
 use wire_protocol::{LogIndex, NodeId, Term};
 
+use crate::catch_up::{CatchUpLimits, LOG_CACHE_BYTES};
+
 /// How many entries stay behind a snapshot.
 ///
 /// The log on disk always keeps the configured number, as C does. The dynamic strategy of C only shrinks the log in
@@ -74,6 +76,8 @@ pub struct Config {
     pub max_catch_up_round_duration_ms: u64,
     /// Entries that are applied and durable leave memory, oldest first, when the log in memory is larger than this.
     pub log_cache_bytes: u64,
+    /// How peers are brought up to date; tests scale it down.
+    pub catch_up: CatchUpLimits,
     /// Neither vote nor campaign before this index is known to be committed: set after damage to the log, to the
     /// highest index this node may ever have acknowledged.
     pub no_vote_until: Option<LogIndex>,
@@ -97,7 +101,8 @@ impl Config {
             trailing_strategy: TrailingStrategy::default(),
             max_catch_up_rounds: 100,
             max_catch_up_round_duration_ms: 50_000,
-            log_cache_bytes: 64 << 20,
+            log_cache_bytes: LOG_CACHE_BYTES,
+            catch_up: CatchUpLimits::default(),
             no_vote_until: None,
             damaged_in: None,
         }

@@ -147,11 +147,11 @@ impl Replica {
         let looked_ms = self.looked_ms;
         let peer = self.peers.entry(from).or_default();
         peer.contact_ms = Some(looked_ms);
+        peer.is_empty = result.last_log_index.0 == 0;
         let credit = std::mem::take(&mut peer.heartbeat_credit);
         if result.rejected.0 == 0 || planted::bug!(RejectionCounts) {
-            let mut message = self.message(from, MessageType::MsgAppendResponse, term);
-            message.index = result.last_log_index.0.min(last);
-            self.step(message);
+            let is_proven = peer.proof.succeeded();
+            self.success_received(from, term, result.last_log_index.0.min(last), is_proven);
         } else {
             self.rejection_received(from, result);
         }
@@ -166,6 +166,30 @@ impl Replica {
         self.promotion_result(from);
     }
 
+    /// The peer says that it has our log up to `index`, which is known to be so only if that `is_proven`.
+    fn success_received(&mut self, from: NodeId, term: Term, index: u64, is_proven: bool) {
+        let Some(leading) = self.leading else { return };
+        let Some(progress) = self.raw.raft.mut_prs().get_mut(from.0) else { return };
+        progress.recent_active = true;
+        let catches_up = self.peers.get(&from).is_some_and(|peer| peer.pieces.is_some());
+        let waits_for_snapshot = progress.state == ProgressState::Snapshot && !catches_up;
+        // A snapshot from before this leadership: what it covers is right, what may lie behind it need not be.
+        let index_of_snapshot = index.min(leading.first_index - 1);
+        let index_known = match (is_proven, waits_for_snapshot) {
+            (true, _) => Some(index),
+            (false, true) => Some(index_of_snapshot),
+            (false, false) => None,
+        };
+        if let Some(known) = index_known {
+            let mut message = self.message(from, MessageType::MsgAppendResponse, term);
+            message.index = known;
+            self.step(message);
+        }
+        if catches_up {
+            self.piece_acknowledged(from, index, is_proven);
+        }
+    }
+
     fn rejection_received(&mut self, from: NodeId, result: &AppendEntriesResult) {
         let last = self.raw.raft.raft_log.last_index();
         let Some(progress) = self.raw.raft.mut_prs().get_mut(from.0) else { return };
@@ -175,6 +199,8 @@ impl Replica {
         if progress.state == ProgressState::Snapshot {
             if rejected == progress.pending_snapshot {
                 self.snapshot_failed(from);
+            } else {
+                self.piece_refused(from, result);
             }
         } else if progress.state == ProgressState::Probe
             && progress.next_idx == 1

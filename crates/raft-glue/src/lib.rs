@@ -1,6 +1,7 @@
 //! Consensus without sockets or clock, and the log on disk.
 #![forbid(unsafe_code)]
 
+pub mod catch_up;
 mod changes;
 mod config;
 pub mod disk;

@@ -3,7 +3,8 @@
 //! raft-rs's heartbeats and appends say less than C's: a C follower commits and reports whatever its disk holds when an
 //! append succeeds. So that a success always means "my log is a prefix of yours":
 //!
-//! - an append with entries to a peer that is not known to hold an entry of this leadership reaches to our last one;
+//! - an append with entries to a peer that is not known to hold an entry of this leadership reaches to our last one, or
+//!   is a piece whose success is not believed (`catch_up`);
 //! - an append without entries refers to an entry of this leadership;
 //! - the commit index never lies beyond what the message covers;
 //! - entries follow the previous one without a gap or an overlap: C's messages do not number them.
@@ -29,7 +30,8 @@ impl Replica {
             MessageType::MsgAppend => self.append_entries(to, &mut message),
             MessageType::MsgHeartbeat => self.heartbeat(to, term),
             MessageType::MsgSnapshot => {
-                self.send_snapshot(to);
+                let next = self.raw.raft.prs().get(to.0)?.next_idx;
+                self.catch_up(to, next);
                 None
             }
             MessageType::MsgAppendResponse => Some(self.append_entries_result(&message)),
@@ -57,17 +59,32 @@ impl Replica {
         let leading = self.leading?;
         let mut entries: Vec<RaftEntry> = message.take_entries().into();
         let (prev, prev_term) = self.previous(message, entries.first())?;
-        let matched = self.raw.raft.prs().get(to.0)?.matched;
-        if matched < leading.first_index {
-            if prev == 0 && self.raw.store().snapshot_metadata().is_some() {
+        let peer = self.raw.raft.prs().get(to.0)?;
+        if peer.state == ProgressState::Snapshot {
+            // Taken from raft-rs by an append before this one.
+            return None;
+        }
+        let matched = peer.matched;
+        let is_known = matched >= leading.first_index;
+        let store = self.raw.store();
+        let last = match is_known {
+            true => prev + entries.len() as u64,
+            false => self.raw.raft.raft_log.last_index(),
+        };
+        let window_bytes = self.config.catch_up.window_bytes;
+        let does_not_keep_up = is_known && store.message_bytes(matched + 1, prev) > window_bytes;
+        if prev < last && (does_not_keep_up || store.exceeds_piece(prev + 1, last)) {
+            self.catch_up(to, prev + 1);
+            return None;
+        }
+        if !is_known {
+            if prev == 0 && store.snapshot_metadata().is_some() {
                 // A C node whose log is compacted aborts on entries from the very beginning.
-                self.raw.raft.mut_prs().get_mut(to.0)?.become_snapshot(0);
                 self.send_snapshot(to);
                 return None;
             }
             let log = &self.raw.raft.raft_log;
             let sent = entries.last().map_or(prev, |entry| entry.index);
-            let last = log.last_index();
             if sent < last {
                 let rest = log.slice(sent + 1, last + 1, None, GetEntriesContext::empty(false));
                 entries.extend(rest.ok()?);

@@ -14,10 +14,14 @@ pub struct RequestId(pub u64);
 /// Entries to read back from disk for a peer that lags behind what is in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadEntries {
+    /// For whom.
+    pub to: NodeId,
     /// First of them.
     pub first: LogIndex,
-    /// How many; fewer are of no use.
-    pub count: usize,
+    /// At most so many; at least one.
+    pub max_count: usize,
+    /// At most so many bytes of data, unless the first alone has more.
+    pub max_bytes: u64,
 }
 
 /// Something to do, in the order given.

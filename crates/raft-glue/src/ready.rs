@@ -4,7 +4,7 @@ use raft::Storage as _;
 use wire_protocol::{LogIndex, NodeId, Term, rpc};
 
 use crate::entry::from_raft;
-use crate::output::{Output, ReadEntries};
+use crate::output::Output;
 use crate::replica::{Held, Outstanding, Replica};
 use crate::{Committed, HardState, Persist};
 
@@ -14,7 +14,7 @@ impl Replica {
         if self.halted {
             return false;
         }
-        self.ask_for_entries();
+        self.send_pieces();
         if !self.raw.has_ready() {
             return self.flush_replies() || !self.outputs.is_empty();
         }
@@ -124,17 +124,6 @@ impl Replica {
                         }
                     }
                 }
-            }
-        }
-    }
-
-    pub(crate) fn ask_for_entries(&mut self) {
-        for wanted in self.raw.store().take_wanted() {
-            let contexts = self.reads.entry(wanted.first).or_default();
-            if contexts.is_empty() {
-                let read = ReadEntries { first: wanted.first, count: wanted.count };
-                self.outputs.push_back(Output::ReadEntries(read));
-                contexts.push(wanted.context);
             }
         }
     }

@@ -14,11 +14,12 @@ use std::fmt;
 
 use bytes::Bytes;
 use raft::eraftpb::{Message, MessageType};
-use raft::{GetEntriesContext, RawNode, StateRole};
+use raft::{RawNode, StateRole};
 use wire_protocol::{
     Configuration, Entry, EntryKind, Features, LogIndex, NodeId, PeerAnnouncement, Term, rpc,
 };
 
+use crate::catch_up::{Pieces, Proof};
 use crate::changes::Requests;
 use crate::config::{Config, ReplicaError};
 use crate::entry::to_raft;
@@ -26,7 +27,7 @@ use crate::error::{ChangeError, ProposeError};
 use crate::lease::{self, Lease};
 use crate::logger::logger;
 use crate::membership::Membership;
-use crate::output::{Output, ReadEntries, RequestId};
+use crate::output::{Output, RequestId};
 use crate::storage::Log;
 use crate::streams::{StreamId, Streams};
 use crate::{HardState, InstalledSnapshot, Loaded, has_caught_up};
@@ -37,7 +38,7 @@ const MAX_STRANGERS: usize = 64;
 const MAX_TICKS_AT_ONCE: u64 = 5;
 
 /// What is known of another node.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Peer {
     /// As announced by its stream.
     pub(crate) address: String,
@@ -49,6 +50,12 @@ pub(crate) struct Peer {
     pub(crate) snapshot_since_ms: Option<u64>,
     /// The newest echo number of its appends as our leader, and their term.
     pub(crate) echo: Option<(u64, u64)>,
+    /// It is being brought up to date by pieces.
+    pub(crate) pieces: Option<Pieces>,
+    /// Its last answer in this leadership said that its log is empty.
+    pub(crate) is_empty: bool,
+    /// Whether its answers can be believed.
+    pub(crate) proof: Proof,
 }
 
 /// Our leadership.
@@ -112,7 +119,8 @@ pub struct Replica {
     pub(crate) snapshot_attempt: u64,
     /// Data of the entries that were applied since the newest snapshot.
     pub(crate) applied_bytes: u64,
-    pub(crate) reads: BTreeMap<LogIndex, Vec<GetEntriesContext>>,
+    /// A snapshot that is too long for a message.
+    pub(crate) unsendable_snapshot: Option<LogIndex>,
     pub(crate) halted: bool,
 }
 
@@ -146,7 +154,7 @@ impl Replica {
         let written = loaded.hard_state;
         // Whoever answers a leader has stored its term before.
         let took_part = written.term.0 > 0 && !planted::bug!(PromiseForgotten);
-        let mut log = Log::new(config.id, loaded)?;
+        let mut log = Log::new(config.id, loaded, config.catch_up)?;
         let mut membership = match log.snapshot_metadata() {
             Some(snapshot) => Membership::new(snapshot.configuration.clone(), snapshot.configuration_index),
             None => Membership::default(),
@@ -201,7 +209,7 @@ impl Replica {
             lost_undelivered: false,
             snapshot_attempt: 0,
             applied_bytes: 0,
-            reads: BTreeMap::new(),
+            unsendable_snapshot: None,
             halted: false,
         };
         if took_part {
@@ -295,7 +303,7 @@ impl Replica {
             self.settle(Vec::new());
         }
         self.ask_again();
-        self.expire_snapshots();
+        self.expire_catching_up();
         self.expire_requests();
         self.settle(Vec::new());
     }
@@ -322,6 +330,7 @@ impl Replica {
         if snapshot {
             self.snapshot_failed(to);
         }
+        self.locate_again(to);
         self.settle(Vec::new());
     }
 
@@ -335,30 +344,9 @@ impl Replica {
         self.raw.advance_apply_to(index.0);
         let limit_bytes = self.config.log_cache_bytes;
         let until = index.0.min(self.raw.raft.raft_log.persisted);
-        if self.reads.is_empty() {
-            self.raw.mut_store().evict(until, limit_bytes);
-        }
+        self.raw.mut_store().evict(until, limit_bytes);
         self.change_applied(index);
         self.settle(Vec::new());
-    }
-
-    /// Old entries as asked for, or nothing.
-    pub fn handle_entries_read(&mut self, read: &ReadEntries, entries: Result<Vec<Entry>, ()>) {
-        let contexts = self.reads.remove(&read.first).unwrap_or_default();
-        let Ok(entries) = entries else { return };
-        if self.halted
-            || entries.len() != read.count
-            || !self.raw.mut_store().set_fetched(read.first, entries)
-        {
-            return;
-        }
-        for context in contexts {
-            self.raw.on_entries_fetched(context);
-        }
-        // What raft-rs makes of them stands in its messages now and has to be translated while they are here.
-        self.settle(Vec::new());
-        while self.raw.has_ready() && self.process_ready() {}
-        self.raw.mut_store().drop_fetched();
     }
 
     /// Appends a command to the log; its length is a multiple of 8 and not 0, as C nodes insist.

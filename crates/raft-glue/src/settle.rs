@@ -5,6 +5,7 @@ use raft::StateRole;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
 use wire_protocol::{Configuration, LogIndex, Term};
 
+use crate::catch_up::Proof;
 use crate::error::ChangeError;
 use crate::lease::Lease;
 use crate::membership::to_conf_state;
@@ -98,6 +99,9 @@ impl Replica {
                 peer.heartbeat_credit = false;
                 peer.contact_ms = None;
                 peer.snapshot_since_ms = None;
+                peer.pieces = None;
+                peer.is_empty = false;
+                peer.proof = Proof::default();
             }
             self.outputs.push_back(Output::BecameLeader { term: Term(term) });
         }
@@ -107,7 +111,7 @@ impl Replica {
         if self.leading.take().is_some() {
             self.lost_undelivered = true;
             self.outputs.push_back(Output::LostLeadership);
-            self.reads.clear();
+            self.peers.values_mut().for_each(|peer| peer.pieces = None);
             self.fail_changes(ChangeError::LeadershipLost);
         }
     }

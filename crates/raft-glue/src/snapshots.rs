@@ -8,9 +8,6 @@ use crate::config::{MAX_LOG_ENTRIES, SnapshotRule, longest_log};
 use crate::output::Output;
 use crate::{Replica, SnapshotMetadata};
 
-/// C: how long an INSTALL_SNAPSHOT may take, from the read of the file to the peer's answer.
-const INSTALL_SNAPSHOT_TIMEOUT_MS: u64 = 30_000;
-
 impl Replica {
     /// Whether it is time for a snapshot of everything applied so far. The caller then writes it and reports with
     /// [`Self::handle_snapshot_taken`] or [`Self::handle_snapshot_failed`].
@@ -79,7 +76,18 @@ impl Replica {
                     && progress.pending_snapshot == metadata.index.0
             });
         match data {
+            Ok(data) if wanted && data.len() > rpc::MAX_PAYLOAD_LEN => {
+                tracing::error!(
+                    %to, index = %metadata.index, len = data.len(),
+                    "the snapshot is longer than one message may be; peers are sent entries where the log has them"
+                );
+                self.unsendable_snapshot = Some(metadata.index);
+                self.snapshot_failed(to);
+            }
             Ok(data) if wanted => {
+                if self.leading.is_some_and(|leading| metadata.index.0 < leading.first_index) {
+                    self.peers.entry(to).or_default().proof.sent_what_proves_nothing();
+                }
                 let message = rpc::Message::InstallSnapshot(rpc::InstallSnapshot {
                     term: Term(self.raw.raft.term),
                     last_index: metadata.index,
@@ -100,10 +108,16 @@ impl Replica {
     pub(crate) fn send_snapshot(&mut self, to: NodeId) {
         let Some(metadata) = self.raw.store().snapshot_metadata().cloned() else { return };
         if let Some(progress) = self.raw.raft.mut_prs().get_mut(to.0) {
-            progress.pending_snapshot = metadata.index.0;
+            progress.become_snapshot(metadata.index.0);
         }
         let now_ms = self.now_ms;
-        self.peers.entry(to).or_default().snapshot_since_ms = Some(now_ms);
+        let peer = self.peers.entry(to).or_default();
+        peer.snapshot_since_ms = Some(now_ms);
+        peer.pieces = None;
+        if self.unsendable_snapshot == Some(metadata.index) {
+            // Nothing can be done before there is another one; reading this one again would only cost.
+            return;
+        }
         self.outputs.push_back(Output::ReadSnapshot { to, metadata });
     }
 
@@ -112,20 +126,6 @@ impl Replica {
             peer.snapshot_since_ms = None;
         }
         self.raw.report_snapshot(to.0, SnapshotStatus::Failure);
-    }
-
-    /// Gives up what has been on its way for too long.
-    pub(crate) fn expire_snapshots(&mut self) {
-        let limit_ms = self.now_ms.saturating_sub(INSTALL_SNAPSHOT_TIMEOUT_MS);
-        let expired: Vec<NodeId> = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.snapshot_since_ms.is_some_and(|since| since < limit_ms))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in expired {
-            self.snapshot_failed(id);
-        }
     }
 
     /// The state machine holds the snapshot at this index.

@@ -2,9 +2,9 @@
 //!
 //! Invariants: `slots` has one element for each index from `first_index` on, without gaps; `cache` holds the entries
 //! of its newest part; the term of the index before the first is always known. Entries leave the cache only when they
-//! are applied and durable, and are then read back from disk when a slow peer needs them.
+//! are applied and durable. What a peer needs of them is read back from disk outside raft-rs (`catch_up`), which hears
+//! that they are compacted.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use raft::eraftpb::{self, ConfState};
@@ -12,29 +12,18 @@ use raft::storage::Storage;
 use raft::{GetEntriesContext, RaftState, StorageError};
 use wire_protocol::{Entry, LogIndex, Term};
 
+use crate::catch_up::CatchUpLimits;
 use crate::config::ReplicaError;
 use crate::entry::{from_raft, size_bytes, to_raft};
 use crate::membership::to_conf_state;
 use crate::{Configuration, EntryKind, HardState, Loaded, NodeId, SnapshotMetadata};
 
-/// An append with more than this is not worth its memory when there is a snapshot; C nodes refuse 500 MiB.
-const MAX_APPEND_BYTES: u64 = 256 << 20;
-/// Just below what fits in one APPEND_ENTRIES to a C node.
-const MAX_APPEND_ENTRIES: usize = 200_000;
-
 /// What is known of an entry that may not be in memory.
 #[derive(Clone, Copy, Debug)]
 struct Slot {
     term: u64,
-    size_bytes: u32,
-}
-
-/// Entries raft-rs wants to send that are only on disk.
-#[derive(Debug)]
-pub(crate) struct Wanted {
-    pub(crate) first: LogIndex,
-    pub(crate) count: usize,
-    pub(crate) context: GetEntriesContext,
+    /// Bytes of data of all entries up to this one since the replica was created: sums of ranges are differences.
+    bytes_until: u64,
 }
 
 /// The log in memory.
@@ -46,19 +35,19 @@ pub(crate) struct Log {
     start_configuration: Configuration,
     /// Index and term just before the first slot.
     base: (u64, u64),
+    /// `bytes_until` of that place.
+    base_bytes: u64,
     slots: VecDeque<Slot>,
     /// The newest entries, up to the last.
     cache: VecDeque<Entry>,
     cache_bytes: u64,
-    /// Entries read back from disk, directly before the cache; only while they are being sent.
-    fetched: VecDeque<Entry>,
     snapshot: Option<SnapshotMetadata>,
-    wanted: RefCell<Vec<Wanted>>,
+    limits: CatchUpLimits,
 }
 
 impl Log {
     /// The log of a node that starts.
-    pub(crate) fn new(id: NodeId, loaded: Loaded) -> Result<Self, ReplicaError> {
+    pub(crate) fn new(id: NodeId, loaded: Loaded, limits: CatchUpLimits) -> Result<Self, ReplicaError> {
         let Loaded { hard_state, snapshot, mut first_index, entries, .. } = loaded;
         let mut entries = VecDeque::from(entries);
         let snapshot_index = snapshot.as_ref().map_or(LogIndex(0), |snapshot| snapshot.index);
@@ -97,12 +86,12 @@ impl Log {
                 .map(|snapshot| snapshot.configuration.clone())
                 .unwrap_or_default(),
             base,
+            base_bytes: 0,
             slots: VecDeque::with_capacity(entries.len()),
             cache: VecDeque::with_capacity(entries.len()),
             cache_bytes: 0,
-            fetched: VecDeque::new(),
             snapshot,
-            wanted: RefCell::default(),
+            limits,
         };
         for entry in entries {
             log.push(entry);
@@ -130,15 +119,18 @@ impl Log {
         (self.cache_first()..).map(LogIndex).zip(&self.cache)
     }
 
-    fn first(&self) -> u64 {
+    /// Index of the oldest entry that is kept, here or on disk.
+    pub(crate) fn first(&self) -> u64 {
         self.base.0 + 1
     }
 
-    fn last(&self) -> u64 {
+    /// Index of the newest entry.
+    pub(crate) fn last(&self) -> u64 {
         self.base.0 + self.slots.len() as u64
     }
 
-    fn cache_first(&self) -> u64 {
+    /// Index of the oldest entry in memory.
+    pub(crate) fn cache_first(&self) -> u64 {
         self.last() + 1 - self.cache.len() as u64
     }
 
@@ -148,12 +140,58 @@ impl Log {
 
     /// Bytes of data of the entries from `first` to `last` that are kept.
     pub(crate) fn data_bytes(&self, first: u64, last: u64) -> u64 {
-        (first..=last).filter_map(|index| self.slot(index)).map(|slot| u64::from(slot.size_bytes)).sum()
+        let until = |index: u64| {
+            let index = index.min(self.last());
+            self.slot(index).map_or(self.base_bytes, |slot| slot.bytes_until)
+        };
+        if first > last { 0 } else { until(last) - until(first.saturating_sub(1)) }
+    }
+
+    /// Bytes that the entries from `first` to `last` take in an append.
+    pub(crate) fn message_bytes(&self, first: u64, last: u64) -> u64 {
+        let last = last.min(self.last());
+        let count = (last + 1).saturating_sub(first.max(self.first()));
+        self.data_bytes(first, last) + count * ENTRY_HEADER_LEN
+    }
+
+    /// Whether these entries are too many for one append. A single one never is.
+    pub(crate) fn exceeds_piece(&self, first: u64, last: u64) -> bool {
+        last > first
+            && (last - first >= self.limits.piece_entries as u64
+                || self.message_bytes(first, last) > self.limits.piece_bytes)
+    }
+
+    /// What the next append to a peer that needs `first` carries, if it is in memory: as much as fits in a piece, at
+    /// most `max_count`.
+    pub(crate) fn piece(&self, first: u64, max_count: usize) -> Option<Vec<Entry>> {
+        let skip = usize::try_from(first.checked_sub(self.cache_first())?).ok()?;
+        let mut bytes = 0;
+        let fits = |entry: &&Entry| {
+            let alone = bytes == 0;
+            bytes += entry.data.len() as u64 + ENTRY_HEADER_LEN;
+            alone || bytes <= self.limits.piece_bytes
+        };
+        Some(
+            self.cache
+                .range(skip.min(self.cache.len())..)
+                .take(max_count)
+                .take_while(fits)
+                .cloned()
+                .collect(),
+        )
+    }
+
+    /// Whether these are the entries of the log from `first` on.
+    pub(crate) fn holds(&self, first: u64, entries: &[Entry]) -> bool {
+        !entries.is_empty()
+            && (first..)
+                .zip(entries)
+                .all(|(index, entry)| self.slot(index).is_some_and(|slot| slot.term == entry.term.0))
     }
 
     fn push(&mut self, entry: Entry) {
-        let size = u32::try_from(entry.data.len()).unwrap_or(u32::MAX);
-        self.slots.push_back(Slot { term: entry.term.0, size_bytes: size });
+        let before = self.slots.back().map_or(self.base_bytes, |slot| slot.bytes_until);
+        self.slots.push_back(Slot { term: entry.term.0, bytes_until: before + entry.data.len() as u64 });
         self.cache_bytes += size_bytes(&entry);
         self.cache.push_back(entry);
     }
@@ -194,6 +232,7 @@ impl Log {
             }
             let Some(slot) = self.slots.pop_front() else { break };
             self.base = (self.base.0 + 1, slot.term);
+            self.base_bytes = slot.bytes_until;
         }
     }
 
@@ -203,38 +242,6 @@ impl Log {
             let Some(entry) = self.cache.pop_front() else { break };
             self.cache_bytes -= size_bytes(&entry);
         }
-    }
-
-    /// What raft-rs could not send since the last call.
-    pub(crate) fn take_wanted(&self) -> Vec<Wanted> {
-        self.wanted.take()
-    }
-
-    /// Makes entries from disk readable until [`Self::drop_fetched`]. They must end where the cache starts.
-    pub(crate) fn set_fetched(&mut self, first: LogIndex, entries: Vec<Entry>) -> bool {
-        let fits = first.0 + entries.len() as u64 == self.cache_first()
-            && entries
-                .iter()
-                .zip(first.0..)
-                .all(|(entry, index)| self.slot(index).is_none_or(|slot| slot.term == entry.term.0));
-        if fits {
-            self.fetched = entries.into();
-        }
-        fits
-    }
-
-    pub(crate) fn drop_fetched(&mut self) {
-        self.fetched = VecDeque::new();
-    }
-
-    /// Whether a snapshot is the better way to bring a peer from `low` to the end.
-    fn too_much_to_send(&self, low: u64) -> bool {
-        let offset = usize::try_from(low - self.first()).unwrap_or(usize::MAX);
-        let slots = self.slots.iter().skip(offset);
-        let worth = self.snapshot.as_ref().is_some_and(|snapshot| snapshot.index.0 >= low);
-        worth
-            && (self.slots.len().saturating_sub(offset) > MAX_APPEND_ENTRIES
-                || slots.map(|slot| u64::from(slot.size_bytes)).sum::<u64>() > MAX_APPEND_BYTES)
     }
 }
 
@@ -266,20 +273,17 @@ impl Storage for Log {
             return Err(StorageError::Compacted.into());
         }
         assert!(high <= self.last() + 1, "raft-rs asks for entries it has given");
-        let in_memory = self.cache_first() - self.fetched.len() as u64;
-        if low < self.cache_first() && context.can_async() && self.too_much_to_send(low) {
+        // Only appends can wait. One that is too long, or not in memory, is not for raft-rs to make: it asks for a
+        // snapshot then, and `catch_up` decides.
+        if context.can_async() && (low < self.cache_first() || self.exceeds_piece(low, high - 1)) {
             return Err(StorageError::Compacted.into());
         }
-        if low < in_memory {
-            if context.can_async() {
-                let count = usize::try_from(self.cache_first() - low).unwrap_or(usize::MAX);
-                self.wanted.borrow_mut().push(Wanted { first: LogIndex(low), count, context });
-            }
+        if low < self.cache_first() {
             return Err(StorageError::LogTemporarilyUnavailable.into());
         }
-        let skip = usize::try_from(low - in_memory).unwrap_or(usize::MAX);
+        let skip = usize::try_from(low - self.cache_first()).unwrap_or(usize::MAX);
         let count = usize::try_from(high - low).unwrap_or(usize::MAX);
-        let chosen = self.fetched.iter().chain(&self.cache).skip(skip).take(count);
+        let chosen = self.cache.range(skip..).take(count);
         let mut entries: Vec<_> =
             (low..).zip(chosen).map(|(index, entry)| to_raft(LogIndex(index), entry)).collect();
         raft::util::limit_size(&mut entries, max_size.into());
@@ -305,17 +309,18 @@ impl Storage for Log {
         Ok(self.last())
     }
 
+    /// Always there, for raft-rs: what a peer is given in its place is decided by `catch_up`.
     fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
-        let Some(metadata) = &self.snapshot else {
-            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
-        };
         let mut snapshot = eraftpb::Snapshot::default();
         let converted = snapshot.mut_metadata();
-        converted.index = metadata.index.0;
-        converted.term = metadata.term.0;
+        converted.index = self.snapshot.as_ref().map_or(1, |metadata| metadata.index.0);
+        converted.term = self.snapshot.as_ref().map_or(1, |metadata| metadata.term.0);
         Ok(snapshot)
     }
 }
+
+/// Bytes that stand before the data of an entry in an append.
+const ENTRY_HEADER_LEN: u64 = 16;
 
 #[cfg(test)]
 mod tests {
@@ -353,48 +358,78 @@ mod tests {
 
     #[test]
     fn the_term_before_the_first_entry_is_always_known() {
-        let log = Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 11, &[3, 4])).unwrap();
+        let log = Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 11, &[3, 4]), CatchUpLimits::default())
+            .unwrap();
         assert_eq!((log.first(), log.last(), log.term(10).unwrap()), (11, 12, 3));
-        let log = Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 8, &[2, 2, 3, 4])).unwrap();
+        let log =
+            Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 8, &[2, 2, 3, 4]), CatchUpLimits::default())
+                .unwrap();
         assert_eq!((log.first(), log.last(), log.term(8).unwrap(), log.term(11).unwrap()), (9, 11, 2, 4));
-        let log = Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 5, &[2, 2])).unwrap();
+        let log =
+            Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 5, &[2, 2]), CatchUpLimits::default()).unwrap();
         assert_eq!((log.first(), log.last(), log.term(10).unwrap()), (11, 10, 3));
     }
 
     #[test]
     fn gaps_and_logs_that_start_without_a_configuration_are_refused() {
         assert!(matches!(
-            Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 12, &[3])),
+            Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 12, &[3]), CatchUpLimits::default()),
             Err(ReplicaError::Gap { .. })
         ));
-        assert!(matches!(Log::new(NodeId(1), loaded(None, 1, &[3])), Err(ReplicaError::NoConfiguration)));
         assert!(matches!(
-            Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 11, &[10])),
+            Log::new(NodeId(1), loaded(None, 1, &[3]), CatchUpLimits::default()),
+            Err(ReplicaError::NoConfiguration)
+        ));
+        assert!(matches!(
+            Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 11, &[10]), CatchUpLimits::default()),
             Err(ReplicaError::TermBeyondHardState { .. })
         ));
     }
 
     #[test]
-    fn evicted_entries_are_asked_for_and_read_back() {
-        let mut log = Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 11, &[3; 20])).unwrap();
+    fn what_is_not_in_memory_or_too_long_for_a_piece_is_not_for_raft() {
+        let limits = CatchUpLimits { piece_bytes: 400, ..CatchUpLimits::default() };
+        let mut log = Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 11, &[3; 20]), limits).unwrap();
         log.evict(20, 0);
         assert_eq!(log.cache_first(), 21);
-        let context = || GetEntriesContext::empty(true);
-        assert!(log.entries(21, 31, None, context()).is_ok_and(|entries| entries.len() == 10));
-        assert!(log.entries(15, 31, None, context()).is_err());
-        let wanted = log.take_wanted();
-        assert_eq!((wanted.len(), wanted[0].first, wanted[0].count), (1, LogIndex(15), 6));
-        assert!(!log.set_fetched(LogIndex(15), vec![command(3); 5]), "they must reach the cache");
-        assert!(log.set_fetched(LogIndex(15), vec![command(3); 6]));
-        let entries = log.entries(15, 31, None, context()).unwrap();
-        assert_eq!((entries.len(), entries[0].index, entries[15].index), (16, 15, 30));
-        log.drop_fetched();
-        assert!(log.entries(20, 31, None, context()).is_err());
+        let context = |can_async| GetEntriesContext::empty(can_async);
+        let compacted = |result: raft::Result<Vec<eraftpb::Entry>>| {
+            matches!(result, Err(raft::Error::Store(StorageError::Compacted)))
+        };
+        // 64 bytes of data and 16 of header each.
+        assert!(log.entries(26, 31, None, context(true)).is_ok_and(|entries| entries.len() == 5));
+        assert!(compacted(log.entries(25, 31, None, context(true))));
+        assert!(log.entries(25, 31, None, context(false)).is_ok_and(|entries| entries.len() == 6));
+        assert!(compacted(log.entries(20, 21, None, context(true))));
+        assert_eq!(log.piece(21, 100).map(|entries| entries.len()), Some(5));
+        assert_eq!(log.piece(21, 2).map(|entries| entries.len()), Some(2));
+        assert_eq!(log.piece(29, 100).map(|entries| entries.len()), Some(2));
+        assert_eq!(log.piece(20, 100), None);
+        assert!(log.holds(12, &[command(3), command(3)]));
+        assert!(!log.holds(12, &[command(3), command(4)]) && !log.holds(30, &[command(3), command(3)]));
+    }
+
+    #[test]
+    fn sums_of_sizes_survive_truncation_and_compaction() {
+        let mut log =
+            Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 11, &[3; 20]), CatchUpLimits::default())
+                .unwrap();
+        assert_eq!((log.data_bytes(11, 30), log.data_bytes(12, 12), log.data_bytes(30, 29)), (1280, 64, 0));
+        log.append(&[to_raft(LogIndex(21), &command(5))]);
+        assert_eq!((log.data_bytes(1, 30), log.message_bytes(20, 40)), (11 * 64, 2 * 80));
+        log.compact(metadata(18, 3), 2);
+        assert_eq!((log.data_bytes(1, 30), log.data_bytes(18, 19)), (5 * 64, 2 * 64));
+        log.install(metadata(40, 5));
+        assert_eq!(log.data_bytes(1, 100), 0);
+        log.append(&[to_raft(LogIndex(41), &command(6))]);
+        assert_eq!(log.data_bytes(1, 100), 64);
     }
 
     #[test]
     fn truncation_and_compaction_keep_index_and_cache_together() {
-        let mut log = Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 11, &[3; 20])).unwrap();
+        let mut log =
+            Log::new(NodeId(1), loaded(Some(metadata(10, 3)), 11, &[3; 20]), CatchUpLimits::default())
+                .unwrap();
         log.append(&[to_raft(LogIndex(25), &command(5)), to_raft(LogIndex(26), &command(5))]);
         assert_eq!((log.last(), log.term(24).unwrap(), log.term(25).unwrap()), (26, 3, 5));
         log.evict(15, 0);

@@ -45,8 +45,9 @@ impl<D: Disk> Log for LogStore<D> {
                 DiskDone::SnapshotTaken(metadata, result)
             }
             DiskJob::ReadEntries(read) => {
-                let result =
-                    self.read_entries(read.first, read.count, u64::MAX).map_err(|error| error.to_string());
+                let result = self
+                    .read_entries(read.first, read.max_count, read.max_bytes)
+                    .map_err(|error| error.to_string());
                 DiskDone::EntriesRead(read, result)
             }
         }

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use raft_glue::catch_up::CatchUpLimits;
 use raft_glue::{
     ChangeError, Committed, Config, Configuration, Entry, EntryKind, HardState, InstalledSnapshot, Loaded,
     LogIndex, NodeId, Output, Persist, Replica, RequestId, Role, Server, SnapshotMetadata, StreamId, Term,
@@ -200,6 +201,17 @@ impl Cluster {
             snapshot_threshold: threshold,
             snapshot_trailing: trailing,
             log_cache_bytes: node.log_cache_bytes,
+            // In every other life a few entries are already too many for one append.
+            catch_up: match seed % 2 {
+                0 => CatchUpLimits::default(),
+                _ => CatchUpLimits {
+                    piece_bytes: 150,
+                    piece_entries: 3,
+                    window_bytes: 400,
+                    log_bytes: 1500,
+                    log_entries: 25,
+                },
+            },
             ..Config::new(NodeId(id), address(id))
         };
         let loaded = node.durable.load();
@@ -288,7 +300,16 @@ impl Cluster {
                 Output::ReadEntries(read) => {
                     let node = self.node(id);
                     let first = usize::try_from(read.first.0 - node.durable.first_index).expect("on disk");
-                    let entries = node.durable.entries[first..first + read.count].to_vec();
+                    let entries = {
+                        // As the store does: as much as is wanted, and one entry at least.
+                        let mut bytes = 0;
+                        let entries = node.durable.entries[first..].iter().take(read.max_count);
+                        let fits = |entry: &&Entry| {
+                            bytes += entry.data.len() as u64;
+                            bytes <= read.max_bytes || bytes == entry.data.len() as u64
+                        };
+                        entries.take_while(fits).cloned().collect::<Vec<_>>()
+                    };
                     *self.sent.entry("read_entries").or_default() += 1;
                     self.replica(id).handle_entries_read(&read, Ok(entries));
                 }
