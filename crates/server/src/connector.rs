@@ -29,7 +29,7 @@ pub trait Connect: Send + Sync {
     fn connect(&self, address: &str) -> io::Result<OwnedFd>;
 
     /// No connection is needed any more: calls under way, and later ones, had better fail soon. Who cannot do that does
-    /// nothing; then a call may still be under way when its node is gone, see [`crate::dialer`].
+    /// nothing; then a call may still be under way when its node is gone, see `crate::dialer`.
     fn cancel(&self) {}
 }
 

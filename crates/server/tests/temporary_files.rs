@@ -27,12 +27,15 @@ fn sorting_and_vacuum_work_without_a_writable_temporary_directory() {
         return skip("no mount namespace");
     }
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    // What SQLite's `unix` tries, the working directory last.
-    let script = "for d in /tmp /var/tmp /usr/tmp; do if [ -d $d ]; then mount -t tmpfs -o ro none $d; fi; done; \
-                  cd /proc; exec \"$@\"";
+    // What SQLite's `unix` tries, the working directory last. The data and this program may lie below one of them.
+    let script = format!(
+        "for d in /tmp /var/tmp /usr/tmp; do if [ -d $d ]; then mount --bind $d $d; mount -o remount,bind,ro $d; fi; \
+         done; mount --bind \"${DIRECTORY}\" \"${DIRECTORY}\"; mount -o remount,bind,rw \"${DIRECTORY}\"; cd /proc; \
+         exec \"$@\""
+    );
     let test = "sorting_and_vacuum_work_without_a_writable_temporary_directory";
     let output = Command::new("unshare")
-        .args(["-m", "sh", "-ec", script, "sh"])
+        .args(["-m", "sh", "-ec", &script, "sh"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(DIRECTORY, directory.path())

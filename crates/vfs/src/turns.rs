@@ -1,8 +1,8 @@
 //! Which of the statements that take long goes on, and, where SQLite runs in single-thread mode, who may call it.
 //!
-//! Twelve endless SELECTs on two processors leave nothing to anybody else. So a statement that has run for [`FREE`] needs
-//! a turn from then on: there are fewer turns than processors, and who has had one for a [`SLICE`] gives it to the next.
-//! Statements wait for turns where SQLite calls back ([`check`]): between two instructions of a program, between two names
+//! Twelve endless SELECTs on two processors leave nothing to anybody else. So a statement that has run for `FREE` needs
+//! a turn from then on: there are fewer turns than processors, and who has had one for a `SLICE` gives it to the next.
+//! Statements wait for turns where SQLite calls back (`check`): between two instructions of a program, between two names
 //! that are resolved, between two pieces of `randomblob`. SQLite holds no mutex of the process there, and neither do we,
 //! so nobody waits for one that waits. A thread that the system takes off the processor at any other place might hold one.
 //!
