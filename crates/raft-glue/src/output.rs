@@ -51,7 +51,7 @@ pub enum Output {
     Announce,
     /// Note durably that we belong to this cluster, then call [`Replica::handle_identity_bound`].
     BindIdentity {
-        /// Which.
+        /// The identity of that cluster.
         cluster: ClusterId,
         /// The committed entry to bind it to.
         index: LogIndex,

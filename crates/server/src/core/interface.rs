@@ -18,45 +18,45 @@ pub struct ClientId(pub u64);
 pub enum Input {
     /// A client finished its handshake.
     ClientOpened {
-        /// Who.
+        /// The client that it is about.
         client: ClientId,
         /// Which handshake.
         protocol: Protocol,
     },
     /// A client sent a whole message.
     ClientFrame {
-        /// Who.
+        /// The client that it is about.
         client: ClientId,
         /// What.
         frame: Frame,
     },
     /// A client closed its sending half; what it has sent is still answered.
     ClientEof {
-        /// Who.
+        /// The client that it is about.
         client: ClientId,
     },
     /// A client closed its sending half, but not all that it has sent was read yet.
     ClientDeparting {
-        /// Who.
+        /// The client that it is about.
         client: ClientId,
     },
     /// A client sent what cannot be read. What came before is still answered, then the reason is told.
     ClientUnreadable {
-        /// Who.
+        /// The client that it is about.
         client: ClientId,
         /// What is wrong.
         reason: String,
     },
     /// A client's socket is gone.
     ClientClosed {
-        /// Who.
+        /// The client that it is about.
         client: ClientId,
     },
     /// The buffers of a client's socket hold so much; told when it has changed by [`BUDGET_GRAIN`] or more.
     ///
     /// [`BUDGET_GRAIN`]: super::limits::BUDGET_GRAIN
     ClientHolds {
-        /// Who.
+        /// The client that it is about.
         client: ClientId,
         /// Of a request that has not arrived as a whole, bytes.
         input: u64,
@@ -70,12 +70,12 @@ pub enum Input {
     },
     /// A client has sent a request for which there was no memory; its bytes are gone.
     ClientRefused {
-        /// Who.
+        /// The client that it is about.
         client: ClientId,
     },
     /// Everything given by [`Output::Reply`] so far is in the socket.
     ClientDrained {
-        /// Who.
+        /// The client that it is about.
         client: ClientId,
     },
     /// A peer has opened a raft stream, which replaces those that it opened before.
@@ -89,9 +89,9 @@ pub enum Input {
     },
     /// A raft stream of a peer has ended, behind all that came on it.
     PeerStreamEnded {
-        /// Which.
+        /// The stream that it is about.
         stream: StreamId,
-        /// Whose.
+        /// The node that dialled it, as it calls itself.
         from: NodeId,
     },
     /// A peer sent a raft message.
@@ -148,28 +148,28 @@ pub enum Output {
     },
     /// Close a client's socket once everything is sent; [`Input::ClientClosed`] follows.
     CloseClient {
-        /// Whose.
+        /// The client that the socket belongs to.
         client: ClientId,
     },
     /// Close a client's socket now, with what it takes at once; [`Input::ClientClosed`] follows.
     AbortClient {
-        /// Whose.
+        /// The client that the socket belongs to.
         client: ClientId,
     },
     /// Drop what has arrived of the unfinished request of a client, and what is still to come of it;
     /// [`Input::ClientRefused`] follows behind its last byte.
     RefuseInput {
-        /// Whose.
+        /// The client that sends it.
         client: ClientId,
     },
     /// Stop reading a client's socket.
     PauseClient {
-        /// Whose.
+        /// The client that the socket belongs to.
         client: ClientId,
     },
     /// Go on reading it.
     ResumeClient {
-        /// Whose.
+        /// The client that the socket belongs to.
         client: ClientId,
     },
     /// The socket, with whatever is not decoded yet, is an inbound raft stream from now on.
