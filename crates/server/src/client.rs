@@ -347,8 +347,8 @@ impl Client {
 
     /// Failure domain and weight of the node.
     pub fn describe(&mut self) -> Result<(u64, u64), ClientError> {
-        match self.call(&Request::Describe { format: 0 })? {
-            Response::Metadata { failure_domain, weight } => Ok((failure_domain, weight)),
+        match self.call(&Request::Describe { format: 0, announcement: None })? {
+            Response::Metadata { failure_domain, weight, .. } => Ok((failure_domain, weight)),
             other => self.unexpected("DESCRIBE", &other),
         }
     }

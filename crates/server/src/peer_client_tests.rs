@@ -50,7 +50,7 @@ impl Fixture {
     }
 
     fn ask(&mut self, ask: u64, deadline_ms: u64) {
-        let request = Request::Describe { format: 0 };
+        let request = Request::Describe { format: 0, announcement: None };
         self.clients.ask(AskId(ask), PEER, "b".to_owned(), &request, deadline_ms, 0);
     }
 
@@ -79,7 +79,7 @@ impl Fixture {
 
 fn metadata(weight: u64) -> Vec<u8> {
     let mut bytes = BytesMut::new();
-    Response::Metadata { failure_domain: 0, weight }.encode(&mut bytes);
+    Response::Metadata { failure_domain: 0, weight, announcement: None }.encode(&mut bytes);
     bytes.to_vec()
 }
 
@@ -90,7 +90,7 @@ fn expect(peer: &mut UnixStream, handshake: bool, requests: usize) {
         Protocol::Current.encode(&mut expected);
     }
     for _ in 0..requests {
-        Request::Describe { format: 0 }.encode(&mut expected);
+        Request::Describe { format: 0, announcement: None }.encode(&mut expected);
     }
     let mut bytes = vec![0; expected.len()];
     peer.read_exact(&mut bytes).unwrap();

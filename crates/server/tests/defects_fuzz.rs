@@ -94,7 +94,7 @@ fn conversation(random: &mut Random) -> Vec<Vec<u8>> {
         Request::Finalize { database: 0, statement: 0 },
         Request::Dump { name: "test".into() },
         Request::Cluster { format: 1 },
-        Request::Describe { format: 0 },
+        Request::Describe { format: 0, announcement: None },
         Request::Weight { weight: 3 },
         Request::Add { id: id(), address: "@fuzz-nobody".to_owned() },
         Request::Assign { id: id(), role: 1 },

@@ -27,11 +27,11 @@ fn describe_with_unknown_format_is_one_failure() {
     let node = TestNode::start(1);
     let mut client = RawClient::connect(&node.address);
     for format in [1, 2, u64::MAX] {
-        client.request(&Request::Describe { format });
+        client.request(&Request::Describe { format, announcement: None });
         assert_eq!(client.failure(), (15, "bad format version".to_owned()));
     }
-    let expected = Response::Metadata { failure_domain: 0, weight: 0 };
-    assert_eq!(client.call(&Request::Describe { format: 0 }), expected);
+    let expected = Response::Metadata { failure_domain: 0, weight: 0, announcement: None };
+    assert_eq!(client.call(&Request::Describe { format: 0, announcement: None }), expected);
 }
 
 #[test]

@@ -89,7 +89,7 @@ impl Leader {
                 Some(Input::PeerMessage { stream: StreamId(to.0), from: to, address, message })
             }
             Output::AskPeer { ask, .. } => {
-                let result = Ok(Response::Metadata { failure_domain: 0, weight: 0 });
+                let result = Ok(Response::Metadata { failure_domain: 0, weight: 0, announcement: None });
                 Some(Input::PeerAnswered { ask, result })
             }
             Output::Failed(reason) => panic!("{reason}"),

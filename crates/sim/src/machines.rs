@@ -9,7 +9,7 @@ use wire_protocol::{Configuration, Role, Server};
 use crate::archive::Archive;
 use crate::network::redial_us;
 use crate::node::{Sql, StartError};
-use crate::oracle::Violation;
+use crate::oracle::{Oracle, Violation};
 use crate::scenario::{MILLISECOND, Nemesis, SECOND};
 use crate::world::{Event, World};
 
@@ -221,6 +221,7 @@ impl World {
                 self.plan(wait_us, Event::Snapshot { node, epoch });
             }
             Output::AskPeer { ask, to, address, request, timeout_ms } => {
+                Oracle::asks(self.machines[node].id, &request)?;
                 self.ask_peer(node, ask, (to, &address), request, timeout_ms);
             }
             Output::HandoverDone { handover, result } => self.handed_over(node, handover, &result),

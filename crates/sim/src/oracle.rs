@@ -9,6 +9,7 @@ use vfs::{Page, Vfs};
 use crate::trace::{hash_bytes, mix};
 
 mod promises;
+mod questions;
 
 /// A check that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,13 +1,14 @@
-//! What the dialler of a raft stream says about its node: words behind the address in CONNECT.
+//! What a node says about itself: the dialler of a raft stream in words behind the address in CONNECT, and a node that is
+//! asked by another in words behind the answer to DESCRIBE, in whose request they stand, too.
 //!
-//! C dqlite (1.11.1 and 1.18.6) reads id and address and ignores all words behind them, so a C node sees nothing of
-//! this, and a stream that a C node dialled has none of it.
+//! C dqlite (1.11.1 and 1.18.6) reads what it knows of a message and ignores all words behind it, so a C node sees
+//! nothing of this, and neither a stream that it dialled nor its answer has any of it.
 //!
 //! | word | content |
 //! | --- | --- |
 //! | 0 | [`MAGIC`] in the upper 48 bits, version in the lower 16 |
 //! | 1 | feature bits, see [`Features`] |
-//! | 2 | election timeout of the dialler's node in milliseconds, 0 if it does not say |
+//! | 2 | election timeout of the node in milliseconds, 0 if it does not say |
 //! | 3, 4 | identity of its cluster, 128 bits, lower half first, 0 if it knows none |
 //!
 //! Words are 64 bits, little endian, as everywhere. Whatever follows the address without the magic number is somebody

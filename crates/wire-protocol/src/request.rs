@@ -72,7 +72,7 @@ pub enum PrepareSchema {
 /// | 13 | `Assign` | 0 | u64 id, optional u64 role |
 /// | 14, 17 | `Remove`, `Transfer` | 0 | u64 id |
 /// | 15 | `Dump` | 0 | text name |
-/// | 16, 18 | `Cluster`, `Describe` | 0 | u64 format |
+/// | 16, 18 | `Cluster`, `Describe` | 0 | u64 format; `Describe` of our nodes: [`PeerAnnouncement`] |
 /// | 19 | `Weight` | 0 | u64 weight |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
@@ -191,8 +191,12 @@ pub enum Request {
     },
     /// Asks for failure domain and weight.
     Describe {
-        /// 0, or whatever the client sent.
+        /// 0, or whatever the client sent. C nodes of every release send two answers to any other number, which ends
+        /// their process, so no node may ask with one.
         format: u64,
+        /// What the node that asks says of itself, and so wants to hear; clients and C nodes say nothing, and C nodes
+        /// read nothing behind the format.
+        announcement: Option<PeerAnnouncement>,
     },
     /// Sets the weight.
     Weight {
@@ -266,7 +270,10 @@ impl Request {
             DUMP => Self::Dump { name: reader.text("database name")? },
             CLUSTER => Self::Cluster { format: reader.u64("format")? },
             TRANSFER => Self::Transfer { id: node_id(reader)? },
-            DESCRIBE => Self::Describe { format: reader.u64("format")? },
+            DESCRIBE => Self::Describe {
+                format: reader.u64("format")?,
+                announcement: PeerAnnouncement::decode(reader),
+            },
             WEIGHT => Self::Weight { weight: reader.u64("weight")? },
             _ => return Err(RequestError::UnrecognizedType),
         })
@@ -318,7 +325,13 @@ impl Request {
             }
             Self::Remove { id } | Self::Transfer { id } => buffer.put_u64_le(id.0),
             Self::Dump { name } => put_text(buffer, name),
-            Self::Cluster { format } | Self::Describe { format } => buffer.put_u64_le(*format),
+            Self::Cluster { format } => buffer.put_u64_le(*format),
+            Self::Describe { format, announcement } => {
+                buffer.put_u64_le(*format);
+                if let Some(announcement) = announcement {
+                    announcement.encode(buffer);
+                }
+            }
             Self::Weight { weight } => buffer.put_u64_le(*weight),
         }
         finish_frame(buffer, start, self.kind(), self.schema());

@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::message::{begin_frame, finish_frame};
 use crate::word::{Reader, WORD_LEN, put_text, text_len, until_nul};
-use crate::{DecodeError, Frame, NodeId, Protocol, Role, Rows, Server};
+use crate::{DecodeError, Frame, NodeId, PeerAnnouncement, Protocol, Role, Rows, Server};
 
 const FAILURE: u8 = 0;
 const SERVER: u8 = 1;
@@ -78,7 +78,7 @@ impl Default for ResponseContext {
 /// | 7 | `Rows` | 0 | see [`Rows`] |
 /// | 8 | `Empty` | 0 | u64 zero |
 /// | 9 | `Files` | 0 | u64 count, then text name, u64 length and content of each |
-/// | 10 | `Metadata` | 0 | u64 failure domain, u64 weight |
+/// | 10 | `Metadata` | 0 | u64 failure domain, u64 weight; to a node of ours: [`PeerAnnouncement`] |
 #[derive(Clone, Debug, PartialEq)]
 pub enum Response {
     /// The request failed.
@@ -150,6 +150,8 @@ pub enum Response {
         failure_domain: u64,
         /// Weight.
         weight: u64,
+        /// What the node says of itself, if it was asked with an announcement and is no C node.
+        announcement: Option<PeerAnnouncement>,
     },
 }
 
@@ -205,9 +207,12 @@ impl Response {
                     buffer.put_slice(content);
                 }
             }
-            Self::Metadata { failure_domain, weight } => {
+            Self::Metadata { failure_domain, weight, announcement } => {
                 buffer.put_u64_le(*failure_domain);
                 buffer.put_u64_le(*weight);
+                if let Some(announcement) = announcement {
+                    announcement.encode(buffer);
+                }
             }
         }
         finish_frame(buffer, start, kind, schema);
@@ -288,6 +293,7 @@ impl Response {
             METADATA => Self::Metadata {
                 failure_domain: reader.u64("failure domain")?,
                 weight: reader.u64("weight")?,
+                announcement: PeerAnnouncement::decode(reader),
             },
             kind => return Err(DecodeError::Invalid { what: "response type", value: u64::from(kind) }),
         })

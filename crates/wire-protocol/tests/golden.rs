@@ -292,10 +292,10 @@ fn cluster_in_both_formats() {
 
 #[test]
 fn describe_and_weight() {
-    check_request("0100000012000000 0000000000000000", Request::Describe { format: 0 });
+    check_request("0100000012000000 0000000000000000", Request::Describe { format: 0, announcement: None });
     check_response(
         "020000000a000000 0000000000000000 0000000000000000",
-        Response::Metadata { failure_domain: 0, weight: 0 },
+        Response::Metadata { failure_domain: 0, weight: 0, announcement: None },
     );
     check_request("0100000013000000 0500000000000000", Request::Weight { weight: 5 });
 }

@@ -112,7 +112,8 @@ fn request() -> impl Strategy<Value = Request> {
         text().prop_map(|name| Request::Dump { name }),
         any::<u64>().prop_map(|format| Request::Cluster { format }),
         node_id().prop_map(|id| Request::Transfer { id }),
-        any::<u64>().prop_map(|format| Request::Describe { format }),
+        (any::<u64>(), proptest::option::of(announcement()))
+            .prop_map(|(format, announcement)| Request::Describe { format, announcement }),
         any::<u64>().prop_map(|weight| Request::Weight { weight }),
     ]
 }
@@ -174,9 +175,11 @@ fn response() -> impl Strategy<Value = (Response, ResponseContext)> {
         rows().prop_map(move |rows| (Response::Rows(rows), current)),
         Just((Response::Empty, current)),
         vec(file(), 0..4).prop_map(move |files| (Response::Files(files), current)),
-        (any::<u64>(), any::<u64>()).prop_map(move |(failure_domain, weight)| {
-            (Response::Metadata { failure_domain, weight }, current)
-        }),
+        (any::<u64>(), any::<u64>(), proptest::option::of(announcement())).prop_map(
+            move |(failure_domain, weight, announcement)| {
+                (Response::Metadata { failure_domain, weight, announcement }, current)
+            }
+        ),
     ]
 }
 

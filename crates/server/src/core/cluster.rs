@@ -5,7 +5,6 @@ use wire_protocol::{Protocol, Response, ServersFormat};
 
 use super::client::RequestState;
 use super::codes;
-use super::other_cluster::{DESCRIBE_CLUSTER, identity_answer};
 use super::session::encode;
 use super::{ClientId, Core};
 
@@ -38,15 +37,16 @@ impl Core {
         self.respond(client, encode(&Response::Servers { format, servers }), now_ms);
     }
 
-    pub(super) fn describe_request(&mut self, client: ClientId, format: u64, now_ms: u64) {
-        if format == DESCRIBE_CLUSTER {
-            return self.respond(client, encode(&identity_answer(self.replica.cluster())), now_ms);
-        }
+    /// What this node says of itself; to a client that announced itself as a node of ours, all of it.
+    pub(super) fn describe_request(&mut self, client: ClientId, format: u64, announced: bool, now_ms: u64) {
         if format != 0 {
             return self.refuse(client, codes::PROTOCOL, "bad format version", now_ms);
         }
-        let response =
-            Response::Metadata { failure_domain: self.live.failure_domain(), weight: self.live.weight() };
+        let response = Response::Metadata {
+            failure_domain: self.live.failure_domain(),
+            weight: self.live.weight(),
+            announcement: announced.then(|| self.replica.announcement()),
+        };
         self.respond(client, encode(&response), now_ms);
     }
 

@@ -167,7 +167,9 @@ impl Core {
             Request::Dump { name } => self.dump_request(client, &name, now_ms),
             Request::Cluster { format } => self.cluster_request(client, format, now_ms),
             Request::Transfer { id } => self.transfer_request(client, id, now_ms),
-            Request::Describe { format } => self.describe_request(client, format, now_ms),
+            Request::Describe { format, announcement } => {
+                self.describe_request(client, format, announcement.is_some(), now_ms);
+            }
             Request::Weight { weight } => {
                 self.live.set_weight(weight);
                 self.respond(client, encode(&Response::Empty), now_ms);

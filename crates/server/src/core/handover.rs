@@ -242,7 +242,7 @@ impl Core {
         }
         self.enter(Stage::Describing(others.iter().map(|server| server.id).collect()));
         for server in others {
-            let request = Request::Describe { format: 0 };
+            let request = Request::Describe { format: 0, announcement: None };
             self.ask_for_handover(server.id, server.address.clone(), request, ANSWER_TIMEOUT_MS);
         }
     }
@@ -342,7 +342,7 @@ impl Core {
             Stage::Describing(waiting) => {
                 waiting.remove(&from);
                 let last = waiting.is_empty();
-                if let (Some(answers), Ok(Response::Metadata { failure_domain, weight })) =
+                if let (Some(answers), Ok(Response::Metadata { failure_domain, weight, .. })) =
                     (handover.answers.as_mut(), result)
                 {
                     answers.insert(from, (failure_domain, weight));

@@ -116,7 +116,7 @@ impl Core {
         for server in servers.into_iter().filter(|server| server.id != own) {
             let known = self.roles.known.entry(server.id).or_default();
             if !std::mem::replace(&mut known.asking, true) {
-                let request = Request::Describe { format: 0 };
+                let request = Request::Describe { format: 0, announcement: None };
                 self.ask(Asker::Roles(server.id), server.address, request, DESCRIBE_TIMEOUT_MS);
             }
         }
@@ -125,7 +125,7 @@ impl Core {
     pub(super) fn member_described(&mut self, from: NodeId, result: &Result<Response, String>, now_ms: u64) {
         let Some(known) = self.roles.known.get_mut(&from) else { return };
         known.asking = false;
-        if let Ok(Response::Metadata { failure_domain, weight }) = result {
+        if let Ok(Response::Metadata { failure_domain, weight, .. }) = result {
             known.failure_domain = *failure_domain;
             known.weight = *weight;
             known.answered_ms = Some(now_ms);
