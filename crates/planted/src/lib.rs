@@ -76,6 +76,8 @@ bugs! {
     SnapshotIndexTooHigh "snapshot-index-too-high" "A snapshot claims one entry more than it holds."
     SameTermCountsAsLater "same-term-counts-as-later" "A committed entry of the very term of the damage ends the wait of a node that lost some."
     VotesBeforeCaughtUp "votes-before-caught-up" "A node whose log was damaged votes at once."
+    // What peers may say.
+    TermsWithoutHeadroom "terms-without-headroom" "A term far above anything that a cluster reaches is taken over from whoever says it."
     // The read lease.
     LeaseFromAnswer "lease-from-answer" "A lease counts from when an echo was read, not from when it was sent."
     LeaseTooLong "lease-too-long" "A lease lasts two election timeouts."

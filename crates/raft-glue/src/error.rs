@@ -53,14 +53,17 @@ pub enum ChangeError {
          again"
     )]
     OtherCluster,
+    /// The cluster cannot have more members.
+    #[error("a cluster has at most 1024 servers")]
+    TooManyServers,
     /// The target did not take over in time; we still lead.
     #[error("leadership transfer failed")]
     TransferFailed,
 }
 
 impl ChangeError {
-    /// Number of C's raft error; 24 (generic) for a failed transfer and a node of another
-    /// cluster, which C does not report as raft errors.
+    /// Number of C's raft error; 24 (generic) for a failed transfer, a node of another cluster and a cluster that is full,
+    /// which C does not report as raft errors.
     #[must_use]
     pub const fn raft_code(self) -> u32 {
         match self {
@@ -74,7 +77,7 @@ impl ChangeError {
             Self::NoConnection => 16,
             Self::Io => 18,
             Self::NotFound => 19,
-            Self::TransferFailed | Self::OtherCluster => 24,
+            Self::TransferFailed | Self::OtherCluster | Self::TooManyServers => 24,
         }
     }
 

@@ -45,7 +45,7 @@
 //!
 //! | We | Their stream | |
 //! | --- | --- | --- |
-//! | bound `I` | announces another one | refused: not processed; a leader's request gets a rejection, so that it learns of us |
+//! | bound `I` | announces another one | refused: not processed; a request gets a rejection, so that a leader learns of us |
 //! | anything else | anything else | processed; an absent identity never blocks a node |
 //! | moving | | ignored; it comes again |
 

@@ -10,14 +10,13 @@ use wire_protocol::rpc::{
 };
 use wire_protocol::{Configuration, EntryKind, Features, LogIndex, NodeId, Term, rpc};
 
+use crate::disk::MAX_INDEX;
 use crate::entry::to_raft;
 use crate::membership::to_conf_state;
+use crate::plausible::MAX_SERVERS;
 use crate::replica::Replica;
 use crate::streams::StreamId;
 use crate::{InstalledSnapshot, SnapshotMetadata};
-
-/// Indexes and terms beyond this are nonsense; adding to them must not overflow.
-const MAX_NUMBER: u64 = 1 << 62;
 
 /// Configuration entries that a message may have put into the log.
 type Appended = Vec<(LogIndex, Term, Configuration)>;
@@ -26,15 +25,11 @@ impl Replica {
     /// Steps a message. Returns the configurations it brought.
     pub(crate) fn inbound(&mut self, stream: StreamId, from: NodeId, message: rpc::Message) -> Appended {
         match message {
-            rpc::Message::AppendEntries(append) => {
-                let configurations = self.append_received(from, &append);
-                self.append_taken(stream, from, &append);
-                return configurations;
-            }
+            rpc::Message::AppendEntries(append) => return self.append_received(stream, from, &append),
             rpc::Message::AppendEntriesResult(result) => self.append_result_received(stream, from, &result),
             rpc::Message::RequestVote(request) => self.vote_requested(from, &request),
             rpc::Message::RequestVoteResult(result) => self.vote_received(from, &result),
-            rpc::Message::InstallSnapshot(install) => self.snapshot_received(from, install),
+            rpc::Message::InstallSnapshot(install) => self.snapshot_received(stream, from, install),
             rpc::Message::TimeoutNow(timeout) => self.timeout_now_received(from, &timeout),
         }
         Vec::new()
@@ -51,30 +46,17 @@ impl Replica {
         let _ = self.raw.step(message);
     }
 
-    fn append_received(&mut self, from: NodeId, append: &AppendEntries) -> Appended {
+    fn append_received(&mut self, stream: StreamId, from: NodeId, append: &AppendEntries) -> Appended {
         let AppendEntries { term, prev_log_index: prev, prev_log_term, leader_commit, entries, echo: _ } =
             append;
-        let sane = [term.0, prev.0, leader_commit.0].iter().all(|number| *number < MAX_NUMBER)
-            && term.0 > 0
-            && (prev.0 == 0) == (prev_log_term.0 == 0)
-            && entries.iter().all(|entry| entry.term.0 > 0 && entry.term <= *term);
-        let mut configurations = Vec::new();
-        for (index, entry) in (prev.0 + 1..).zip(entries).filter(|_| sane) {
-            match entry.kind {
-                EntryKind::Command if entry.data.is_empty() || !entry.data.len().is_multiple_of(8) => {
-                    return vec![];
-                }
-                EntryKind::Configuration => match Configuration::decode(&entry.data) {
-                    Ok(configuration) => configurations.push((LogIndex(index), entry.term, configuration)),
-                    Err(error) => {
-                        tracing::warn!(%from, index, %error, "append with a malformed configuration ignored");
-                        return Vec::new();
-                    }
-                },
-                _ => {}
+        let configurations = match configurations_of(append) {
+            Ok(configurations) => configurations,
+            Err(reason) => {
+                self.close_stream(stream, from, &reason);
+                return Vec::new();
             }
-        }
-        if !sane || !self.agrees_with_committed(from, append) {
+        };
+        if !self.agrees_with_committed(from, append) {
             return Vec::new();
         }
         let mut message = self.message(from, MessageType::MsgAppend, *term);
@@ -85,6 +67,7 @@ impl Replica {
             (prev.0 + 1..).zip(entries).map(|(index, entry)| to_raft(LogIndex(index), entry)).collect();
         message.set_entries(converted.into());
         self.step(message);
+        self.append_taken(stream, from, append);
         configurations
     }
 
@@ -129,11 +112,7 @@ impl Replica {
     fn append_result_received(&mut self, stream: StreamId, from: NodeId, result: &AppendEntriesResult) {
         let raft = &self.raw.raft;
         let term = result.term;
-        if self.leading.is_none()
-            || term.0 < raft.term
-            || term.0 >= MAX_NUMBER
-            || raft.prs().get(from.0).is_none()
-        {
+        if self.leading.is_none() || term.0 < raft.term || raft.prs().get(from.0).is_none() {
             return;
         }
         if term.0 > raft.term {
@@ -204,7 +183,7 @@ impl Replica {
             let mut message = self.message(from, MessageType::MsgAppendResponse, result.term);
             message.reject = true;
             message.index = rejected;
-            message.reject_hint = result.last_log_index.0.max(matched).min(MAX_NUMBER);
+            message.reject_hint = result.last_log_index.0.max(matched).min(MAX_INDEX);
             self.step(message);
         }
     }
@@ -218,9 +197,9 @@ impl Replica {
     }
 
     fn vote_requested(&mut self, from: NodeId, request: &RequestVote) {
-        let numbers = [request.term.0, request.last_log_index.0, request.last_log_term.0];
-        if numbers.iter().any(|number| *number >= MAX_NUMBER) || request.term.0 == 0 {
-            return;
+        // A log cannot end in a later term than that of its candidate.
+        if request.term.0 == 0 || request.last_log_term > request.term {
+            return self.refuse(from, &rpc::Message::RequestVote(*request));
         }
         if request.pre_vote {
             return self.pre_vote_requested(from, request);
@@ -272,7 +251,7 @@ impl Replica {
     fn vote_received(&mut self, from: NodeId, result: &RequestVoteResult) {
         let own = self.raw.raft.term;
         let term = result.term;
-        if term.0 >= MAX_NUMBER || term.0 < own {
+        if term.0 < own {
             return;
         }
         let asked_for_pre_vote = match self.raw.raft.state {
@@ -296,24 +275,16 @@ impl Replica {
         self.step(message);
     }
 
-    fn snapshot_received(&mut self, from: NodeId, install: InstallSnapshot) {
+    fn snapshot_received(&mut self, stream: StreamId, from: NodeId, install: InstallSnapshot) {
+        if let Err(reason) = check_snapshot(&install) {
+            return self.close_stream(stream, from, reason);
+        }
         let InstallSnapshot { term, last_index, last_term, configuration, configuration_index, data } =
             install;
-        let sane = [term.0, last_index.0, last_term.0].iter().all(|number| (1..MAX_NUMBER).contains(number));
         let (voters, learners) = to_conf_state(&configuration, self.config.id, None);
-        if !sane || voters.is_empty() || configuration_index > last_index {
-            return;
-        }
         let own = self.raw.raft.term;
         if term.0 < own {
-            let last_log_index = LogIndex(self.raw.raft.raft_log.persisted);
-            let result = AppendEntriesResult {
-                term: Term(own),
-                rejected: last_index,
-                last_log_index,
-                features: Some(0),
-            };
-            return self.reply(from, rpc::Message::AppendEntriesResult(result));
+            return self.reject(from, last_index);
         }
         if self.raw.raft.state == StateRole::Leader && term.0 == own {
             return;
@@ -359,11 +330,65 @@ impl Replica {
             log.last_index() == timeout.last_log_index.0 && log.last_term() == timeout.last_log_term.0;
         if raft.state == StateRole::Follower
             && raft.leader_id == from.0
-            && (raft.term..MAX_NUMBER).contains(&timeout.term.0)
+            && timeout.term.0 >= raft.term
             && same_log
             && self.may_vote()
         {
             self.step(self.message(from, MessageType::MsgTimeoutNow, timeout.term));
         }
+    }
+}
+
+/// The configurations that an append brings, or why no program that follows the protocol sends it.
+fn configurations_of(append: &AppendEntries) -> Result<Appended, String> {
+    let AppendEntries { term, prev_log_index: prev, prev_log_term, entries, .. } = append;
+    let starts = term.0 > 0 && (prev.0 == 0) == (prev_log_term.0 == 0);
+    let end = prev.0.checked_add(entries.len() as u64).filter(|end| *end <= MAX_INDEX);
+    if !starts || end.is_none() {
+        return Err("an append that begins where no log can be".to_owned());
+    }
+    let mut last_term = *prev_log_term;
+    let mut configurations = Vec::new();
+    for (index, entry) in (prev.0 + 1..).map(LogIndex).zip(entries) {
+        if entry.term.0 == 0 || entry.term < last_term {
+            return Err(format!("the term of entry {index} is below that of the one before"));
+        }
+        last_term = entry.term;
+        match entry.kind {
+            EntryKind::Command if entry.data.is_empty() || !entry.data.len().is_multiple_of(8) => {
+                return Err(format!("entry {index} is a command that is not whole words"));
+            }
+            EntryKind::Configuration => {
+                let configuration = Configuration::decode(&entry.data)
+                    .map_err(|error| format!("entry {index} is a malformed configuration: {error}"))?;
+                check_size(&configuration)?;
+                configurations.push((index, entry.term, configuration));
+            }
+            _ => {}
+        }
+    }
+    if last_term > *term {
+        return Err("an append with entries of a later term than its own".to_owned());
+    }
+    Ok(configurations)
+}
+
+/// What every snapshot of a program that follows the protocol is.
+fn check_snapshot(install: &InstallSnapshot) -> Result<(), &'static str> {
+    let InstallSnapshot { term, last_index, last_term, configuration, configuration_index, .. } = install;
+    if last_term.0 == 0 || last_term > term || last_index.0 == 0 || configuration_index > last_index {
+        return Err("a snapshot that ends where no log can");
+    }
+    if configuration.voters().next().is_none() {
+        return Err("a snapshot whose configuration has no voters");
+    }
+    check_size(configuration)
+}
+
+fn check_size(configuration: &Configuration) -> Result<(), &'static str> {
+    if configuration.servers.len() > MAX_SERVERS {
+        Err("a configuration with too many servers")
+    } else {
+        Ok(())
     }
 }

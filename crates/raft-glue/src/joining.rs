@@ -2,7 +2,6 @@
 //! belongs to another cluster makes room. The rules are those of [`crate::identity`].
 
 use raft::{RawNode, StateRole};
-use wire_protocol::rpc::AppendEntriesResult;
 use wire_protocol::{ClusterId, LogIndex, NodeId, Role, Term, rpc};
 
 use crate::Loaded;
@@ -18,23 +17,12 @@ use crate::streams::StreamId;
 /// So many election timeouts a leader waits for stand-bys to tell their identity before it assigns one.
 const PATIENCE: u64 = 3;
 
-/// What of a leader's request matters here: its term, and what a rejection would reject.
-struct Request {
-    term: Term,
-    rejected: LogIndex,
-}
-
-impl Request {
-    fn of(message: &rpc::Message) -> Option<Self> {
-        match message {
-            rpc::Message::AppendEntries(append) => {
-                Some(Self { term: append.term, rejected: append.prev_log_index })
-            }
-            rpc::Message::InstallSnapshot(install) => {
-                Some(Self { term: install.term, rejected: install.last_index })
-            }
-            _ => None,
-        }
+/// The term of a leader's request.
+fn term_of_request(message: &rpc::Message) -> Option<Term> {
+    match message {
+        rpc::Message::AppendEntries(append) => Some(append.term),
+        rpc::Message::InstallSnapshot(install) => Some(install.term),
+        _ => None,
     }
 }
 
@@ -56,9 +44,8 @@ impl Replica {
     /// Whether a message may be processed. What follows from one that may not is done here.
     pub(crate) fn admits(&mut self, stream: StreamId, from: NodeId, message: &rpc::Message) -> bool {
         let theirs = self.streams.of_stream(stream, from).and_then(|announcement| announcement.cluster);
-        let request = Request::of(message);
         // A leader that is none any more is told so, and nothing else follows from it.
-        let leads = request.as_ref().is_some_and(|request| request.term.0 >= self.raw.raft.term);
+        let leads = term_of_request(message).is_some_and(|term| term >= self.term());
         match self.identity.judge(theirs, leads) {
             Verdict::Process => {
                 if leads && self.identity.joined() {
@@ -81,15 +68,7 @@ impl Replica {
                     );
                 }
                 self.fail_promotion(from, ChangeError::OtherCluster);
-                if let Some(request) = request {
-                    let result = AppendEntriesResult {
-                        term: self.term(),
-                        rejected: request.rejected.max(LogIndex(1)),
-                        last_log_index: LogIndex(self.raw.raft.raft_log.persisted),
-                        features: Some(0),
-                    };
-                    self.reply(from, rpc::Message::AppendEntriesResult(result));
-                }
+                self.refuse(from, message);
                 false
             }
         }

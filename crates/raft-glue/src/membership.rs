@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use wire_protocol::{Configuration, LogIndex, NodeId, Role, Server, Term};
 
 use crate::error::ChangeError;
+use crate::plausible::MAX_SERVERS;
 
 /// A configuration entry in the log.
 #[derive(Clone, Debug)]
@@ -140,6 +141,10 @@ impl Change {
                 }
                 if configuration.servers.iter().any(|server| server.address == *address) {
                     return Err(ChangeError::DuplicateAddress);
+                }
+                // The others would not take it.
+                if configuration.servers.len() >= MAX_SERVERS {
+                    return Err(ChangeError::TooManyServers);
                 }
                 changed.servers.push(Server { id: *id, address: address.clone(), role: Role::Spare });
             }

@@ -5,6 +5,7 @@ use wire_protocol::{ClusterId, LogIndex, NodeId, Term, rpc};
 #[cfg(doc)]
 use crate::Replica;
 use crate::error::ChangeError;
+use crate::streams::StreamId;
 use crate::{Committed, InstalledSnapshot, Persist, SnapshotMetadata};
 
 /// Name of a membership request or leadership transfer, chosen by the caller.
@@ -47,6 +48,13 @@ pub enum Output {
     },
     /// Read old entries, then call [`Replica::handle_entries_read`].
     ReadEntries(ReadEntries),
+    /// Close a stream that a peer has opened to us: what came on it follows no protocol, or there is nobody to process it.
+    CloseStream {
+        /// Which.
+        stream: StreamId,
+        /// Who dialled it, as it calls itself.
+        from: NodeId,
+    },
     /// What we announce has changed: all streams to peers are to be dialled anew before anything else is sent.
     Announce,
     /// Note durably that we belong to this cluster, then call [`Replica::handle_identity_bound`].

@@ -21,6 +21,7 @@ use wire_protocol::{
 
 use crate::changes::Requests;
 use crate::config::{Config, ReplicaError};
+use crate::disk::MAX_TERM;
 use crate::entry::to_raft;
 use crate::error::{ChangeError, ProposeError};
 use crate::identity::Identity;
@@ -28,6 +29,7 @@ use crate::lease::{self, Lease};
 use crate::logger::logger;
 use crate::membership::Membership;
 use crate::output::{Output, ReadEntries, RequestId};
+use crate::plausible::Measure;
 use crate::storage::Log;
 use crate::streams::{StreamId, Streams};
 use crate::{HardState, InstalledSnapshot, Loaded, has_caught_up};
@@ -95,6 +97,8 @@ pub struct Replica {
     pub(crate) identity: Identity,
     /// The node of another cluster that was refused last, which was said.
     pub(crate) refused: Option<NodeId>,
+    /// When a line about a message that was refused was logged last.
+    pub(crate) complained_ms: Option<u64>,
     pub(crate) leading: Option<Leading>,
     pub(crate) requests: Requests,
     pub(crate) now_ms: u64,
@@ -178,6 +182,7 @@ impl Replica {
             asked_ms: 0,
             identity,
             refused: None,
+            complained_ms: None,
             leading: None,
             requests: Requests::default(),
             now_ms,
@@ -256,6 +261,13 @@ impl Replica {
         let peer = self.peers.entry(from).or_default();
         if peer.address != address {
             address.clone_into(&mut peer.address);
+        }
+        if self.measure().is_exceeded_by(&message) {
+            self.complain(
+                from,
+                "its term, or its snapshot, lies farther above what is here than any cluster gets",
+            );
+            return self.refuse(from, &message);
         }
         if !self.admits(stream, from, &message) {
             return;
@@ -579,7 +591,13 @@ impl Replica {
     pub(crate) fn may_vote(&self) -> bool {
         let log = &self.raw.raft.raft_log;
         let is_settled = self.installing.is_none() && log.persisted >= log.last_index();
-        self.vote_withheld_until().is_none() && is_settled && self.identity.takes_part()
+        let has_next_term = self.term() < Term(MAX_TERM);
+        self.vote_withheld_until().is_none() && is_settled && has_next_term && self.identity.takes_part()
+    }
+
+    /// What the numbers of peers are measured by.
+    pub(crate) fn measure(&self) -> Measure {
+        Measure { term: self.term(), last_index: self.last_index() }
     }
 
     /// Appends an entry as the leader and puts a configuration in force at once.

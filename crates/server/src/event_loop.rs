@@ -316,6 +316,7 @@ impl EventLoop {
                         self.parts.transport.adopt(client.0, id, address, announcement, stream);
                     }
                 }
+                Output::ClosePeerStream { stream, .. } => self.parts.transport.close_inbound(stream),
                 Output::Announce => self.parts.transport.dial_anew(),
                 Output::Sql(job)
                     if self.parts.executor.is_parallel() && self.own_jobs.include(job.class(), now_ms) =>

@@ -107,6 +107,11 @@ impl Socket {
         Ok(rustix::io::retry_on_intr(send)?)
     }
 
+    /// Ends the connection in both directions, whoever else holds a descriptor of it. One that has ended already stays so.
+    pub(crate) fn shut_down(&self) {
+        let _ = rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Both);
+    }
+
     /// For registration with the poll.
     pub(crate) fn raw(&self) -> RawFd {
         self.fd.as_raw_fd()

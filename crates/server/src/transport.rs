@@ -259,6 +259,18 @@ impl Transport {
         }
     }
 
+    /// Closes a stream that a peer has opened, if it has not ended yet.
+    pub(crate) fn close_inbound(&mut self, stream: StreamId) {
+        let StreamId(token) = stream;
+        if let Some(inbound) = self.inbound.remove(&token) {
+            self.to_read.remove(&token);
+            // Closing is not enough: the host may hold another descriptor of the same socket.
+            deregister(&self.registry, inbound.socket.raw());
+            inbound.socket.shut_down();
+            self.reports.push_back(Input::PeerStreamEnded { stream, from: inbound.id });
+        }
+    }
+
     /// Sends what the sockets take.
     pub(crate) fn flush(&mut self, now_ms: u64) {
         for id in std::mem::take(&mut self.to_flush) {

@@ -196,6 +196,10 @@ impl World {
             Output::ResumeClient { client } => self.resume_socket(client.0),
             // No simulated client says CONNECT.
             Output::BecomePeer { client, .. } => self.close_by_server(client.0),
+            Output::ClosePeerStream { from, .. } => {
+                let text = format!("node {} closes the stream of node {from}", self.machines[node].id);
+                return Err(Violation::new("what members say follows the protocol", text));
+            }
             Output::Announce => {
                 for peer in (0..self.machines.len()).filter(|peer| *peer != node) {
                     self.network.link(node, peer).break_stream();

@@ -15,7 +15,7 @@ use super::segment;
 use super::snapshot::{self, Unusable};
 use super::survey::{Survey, survey};
 use super::writer::Finished;
-use crate::{Configuration, Entry, EntryKind, SnapshotMetadata};
+use crate::{Configuration, Entry, EntryKind, SnapshotMetadata, Term};
 
 /// Everything about a directory.
 #[derive(Debug)]
@@ -138,6 +138,12 @@ impl Examined {
     /// Index of the last snapshot, 0 without one.
     pub(crate) fn snapshot_index(&self) -> u64 {
         self.snapshot.as_ref().map_or(0, |snapshot| snapshot.index.0)
+    }
+
+    /// Highest term of an entry or of the snapshot, 0 if there is nothing.
+    pub(crate) fn last_term(&self) -> Term {
+        let snapshot = self.snapshot.as_ref().map(|snapshot| snapshot.term);
+        self.entries.iter().map(|entry| entry.term).chain(snapshot).max().unwrap_or_default()
     }
 
     /// Index of the entry that would come next.

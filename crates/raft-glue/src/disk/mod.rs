@@ -47,6 +47,7 @@ pub use inspect::{
     Snapshot, SnapshotContent, Standing, inspect,
 };
 pub use memory::{Fault, MemoryDisk, MemoryFile, MemoryLock, Shortage};
+pub(crate) use names::{MAX_INDEX, MAX_TERM};
 pub use offline::{bootstrap, check_metadata, describe_last_entry, recover};
 pub use os::{OsDisk, OsFile, OsLock};
 pub use payload::PayloadDatabase;

@@ -34,7 +34,7 @@ pub(crate) const BACKUP: &str = "backup-";
 pub(crate) const MAX_NAME_LEN: usize = 127;
 /// Far above what any log reaches, far below where sums overflow.
 pub(crate) const MAX_INDEX: u64 = 1 << 62;
-/// The same for terms. Peers' terms are refused from half of it on, so that there is room for a node's own campaigns.
+/// The same for terms. A node in this one does not stand for election any more.
 pub(crate) const MAX_TERM: u64 = 1 << 63;
 /// Files of the two metadata slots.
 pub(crate) const METADATA: [&str; 2] = ["metadata1", "metadata2"];

@@ -10,6 +10,7 @@ use super::names::MARKER;
 use super::repair::{CREATE_REMEDY, Repairer, decide_metadata, refuse_loss};
 use super::store::{DEFAULT_SEGMENT_SIZE, take_lock, write_closed};
 use super::survey::survey;
+use crate::plausible::HEADROOM;
 use crate::{Configuration, Entry, EntryKind, HardState, LogIndex, Term};
 
 /// Looks at term and vote without changing anything, so that a directory that cannot be used is refused early.
@@ -53,7 +54,8 @@ pub fn bootstrap<D: Disk>(disk: &D, configuration: &Configuration) -> Result<(),
 ///
 /// Appends a configuration entry to what is there. Whoever calls this declares the directory to be the truth, so a
 /// node that was to wait until it caught up with others need not wait any more (the note of that is moved aside), and
-/// lost votes do not matter. Takes the lock for its duration.
+/// lost votes do not matter. A term that the others would not believe, because it lies more than 2^32 above that of every
+/// entry, is lowered, but never to that of an entry or below. Takes the lock for its duration.
 ///
 /// What is replaced is copied before: `backup-N-configuration` says who belonged to the cluster, and `backup-N-<name>`
 /// are term and vote, open segments and that note as they were. To undo a recovery before a node was started, remove
@@ -70,7 +72,7 @@ pub fn recover<D: Disk>(disk: &D, configuration: &Configuration) -> Result<(), L
     let examined = examine(disk, DEFAULT_SEGMENT_SIZE)?;
     // Nobody will send lost entries again, but lost votes no longer matter.
     refuse_loss(&examined)?;
-    let record = decide_metadata(&examined, true)?;
+    let record = with_headroom(decide_metadata(&examined, true)?, &examined);
     let snapshot_term = examined.snapshot.as_ref().map(|snapshot| snapshot.term);
     let term = examined.entries.last().map(|entry| entry.term).or(snapshot_term).unwrap_or(Term(1));
     let entry = configuration_entry(configuration, term);
@@ -80,6 +82,18 @@ pub fn recover<D: Disk>(disk: &D, configuration: &Configuration) -> Result<(), L
         staged.discard();
     }
     Ok(result?)
+}
+
+/// A term is that high only because somebody said so; the nodes to which this one talks next refuse it, and refuse this node.
+/// What it is lowered to is within what they believe, and above all terms in which anybody can have voted in earnest.
+fn with_headroom(record: Record, examined: &Examined) -> Record {
+    let highest = examined.last_term();
+    if record.hard_state.term.0 <= highest.0.saturating_add(HEADROOM) {
+        return record;
+    }
+    let term = Term(highest.0.saturating_add(HEADROOM / 2));
+    tracing::warn!("the term {} leaves no room for others; continuing in {term}", record.hard_state.term);
+    Record { version: record.version + 1, hard_state: HardState { term, vote: None } }
 }
 
 fn repair_and_publish<D: Disk>(

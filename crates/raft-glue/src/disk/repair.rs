@@ -82,13 +82,7 @@ pub(crate) fn decide_metadata(examined: &Examined, may_guess: bool) -> Result<Re
     } else {
         None
     };
-    let last_term = examined
-        .entries
-        .iter()
-        .map(|entry| entry.term)
-        .chain(examined.snapshot.as_ref().map(|snapshot| snapshot.term))
-        .max()
-        .unwrap_or_default();
+    let last_term = examined.last_term();
     if let Some((file, message)) = problem {
         if !may_guess {
             return Err(LoadError::Metadata { file, message, remedy: LOST_VOTE_REMEDY.to_owned() });

@@ -292,6 +292,7 @@ impl Cluster {
                     *self.sent.entry("read_entries").or_default() += 1;
                     self.replica(id).handle_entries_read(&read, Ok(entries));
                 }
+                Output::CloseStream { from, .. } => panic!("node {id} refuses what node {from} says"),
                 // What is on its way is lost with the streams; the next message opens another one.
                 Output::Announce => {
                     self.wires.retain(|(from, _), _| *from != id);

@@ -85,6 +85,32 @@ fn recover_appends_the_configuration() {
     ));
 }
 
+/// A stranger's heartbeat could raise the term of a node so far that nobody would ever follow it again.
+#[test]
+fn recover_lowers_only_a_term_without_headroom_and_never_to_one_of_the_log() {
+    let recovered = |term: u64, last_term: u64| {
+        let disk = MemoryDisk::new(0);
+        let mut store = fresh(&disk);
+        store.persist(&[with_state(step(1, 4, last_term), term, Some(2))]).unwrap();
+        drop(store);
+        recover(&disk, &configuration(1)).unwrap();
+        let (_, loaded) = open(&disk);
+        assert_eq!(loaded.entries.last().unwrap().term, Term(last_term), "the log stays as it is");
+        loaded.hard_state
+    };
+    let headroom = 1 << 32;
+    for term in [20, 20 + headroom] {
+        let kept = HardState { term: Term(term), vote: Some(NodeId(2)) };
+        assert_eq!(recovered(term, 20), kept, "there is room");
+    }
+    for term in [21 + headroom, 1 << 62, 1 << 63] {
+        let HardState { term: lowered, vote } = recovered(term, 20);
+        assert_eq!(vote, None);
+        assert!((21..=20 + headroom).contains(&lowered.0), "{term}: {lowered}");
+    }
+    assert_eq!(recovered(1 << 62, 1 << 62).term, Term(1 << 62), "entries of that term exist");
+}
+
 /// A directory with all that a recovery may have to deal with: open segments, a torn tail, damage that costs nothing, a
 /// note to wait, metadata that does not decode.
 fn eventful() -> MemoryDisk {

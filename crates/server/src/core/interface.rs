@@ -198,6 +198,14 @@ pub enum Output {
         /// What.
         message: rpc::Message,
     },
+    /// Close a raft stream that a peer has opened; [`Input::PeerStreamEnded`] follows. What was read of it before may still
+    /// come.
+    ClosePeerStream {
+        /// Which.
+        stream: StreamId,
+        /// The node that dialled it, as it calls itself.
+        from: NodeId,
+    },
     /// What the node announces has changed: streams to peers are dialled anew before anything else is sent.
     Announce,
     /// Ask another node something, over the client protocol; [`Input::PeerAnswered`] follows in any case.

@@ -283,6 +283,9 @@ impl Core {
             ReplicaOutput::ReadEntries(read) => {
                 self.outputs.push_back(Output::Disk(DiskJob::ReadEntries(read)))
             }
+            ReplicaOutput::CloseStream { stream, from } => {
+                self.outputs.push_back(Output::ClosePeerStream { stream, from });
+            }
             ReplicaOutput::Announce => self.outputs.push_back(Output::Announce),
             ReplicaOutput::BindIdentity { cluster, index } => {
                 self.outputs.push_back(Output::Disk(DiskJob::BindIdentity(cluster, index)));
