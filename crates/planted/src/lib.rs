@@ -78,6 +78,7 @@ bugs! {
     VotesBeforeCaughtUp "votes-before-caught-up" "A node whose log was damaged votes at once."
     // What peers may say.
     TermsWithoutHeadroom "terms-without-headroom" "A term far above anything that a cluster reaches is taken over from whoever says it."
+    StrangerLatches "stranger-latches" "A node stops when somebody who is no member contradicts what is committed."
     // The read lease.
     LeaseFromAnswer "lease-from-answer" "A lease counts from when an echo was read, not from when it was sent."
     LeaseTooLong "lease-too-long" "A lease lasts two election timeouts."

@@ -56,7 +56,7 @@ impl Replica {
                 return Vec::new();
             }
         };
-        if !self.agrees_with_committed(from, append) {
+        if !self.agrees_with_committed(stream, from, append) {
             return Vec::new();
         }
         let mut message = self.message(from, MessageType::MsgAppend, *term);
@@ -72,8 +72,9 @@ impl Replica {
     }
 
     /// A leader that lacks, or has otherwise, what is committed here belongs to another history. Nothing that is
-    /// committed is ever given up, so this node stops instead.
-    fn agrees_with_committed(&mut self, from: NodeId, append: &AppendEntries) -> bool {
+    /// committed is ever given up, so this node stops instead; but only if a member says so. Anybody can reach the port, and
+    /// somebody who is no member cannot know better what this cluster has committed.
+    fn agrees_with_committed(&mut self, stream: StreamId, from: NodeId, append: &AppendEntries) -> bool {
         let log = &self.raw.raft.raft_log;
         if append.term.0 < self.raw.raft.term {
             return true;
@@ -86,6 +87,14 @@ impl Replica {
             .take_while(|(index, _)| *index <= log.committed)
             .find(|(index, term)| *index >= known && !log.match_term(*index, *term));
         let Some((index, term)) = conflict else { return true };
+        if !self.is_member(from) && !planted::bug!(StrangerLatches) {
+            let reason = format!(
+                "it is no member, leads with another entry (term {term}) at index {index}, which is committed here, and \
+                 belongs to another cluster"
+            );
+            self.close_stream(stream, from, &reason);
+            return false;
+        }
         self.fail(format!(
             "node {from} leads with another entry (term {term}) at index {index}, which is committed here: it belongs \
              to another cluster, or its data was lost; do not start nodes with old or foreign data directories"
@@ -323,6 +332,13 @@ impl Replica {
         }
     }
 
+    /// Whether the newest configuration names this node.
+    fn is_member(&self, id: NodeId) -> bool {
+        self.membership.newest().server(id).is_some()
+    }
+
+    /// An election that a TIMEOUT_NOW begins passes over the promises of voters, so the word of a stranger does not count: it
+    /// may have made this node its follower, but the leader before may still read by its lease.
     fn timeout_now_received(&mut self, from: NodeId, timeout: &TimeoutNow) {
         let raft = &self.raw.raft;
         let log = &raft.raft_log;
@@ -332,6 +348,7 @@ impl Replica {
             && raft.leader_id == from.0
             && timeout.term.0 >= raft.term
             && same_log
+            && self.is_member(from)
             && self.may_vote()
         {
             self.step(self.message(from, MessageType::MsgTimeoutNow, timeout.term));

@@ -351,3 +351,42 @@ fn a_vote_for_a_log_that_ends_in_a_later_term_than_its_candidate_is_refused() {
         assert_eq!(answer, Some(Message::RequestVoteResult(refusal)));
     }
 }
+
+/// What is committed is something else here: one message of anybody halted a member until its restart.
+#[test]
+fn a_contradiction_by_a_stranger_costs_its_stream_and_by_a_member_stops_the_node() {
+    let other = Entry { term: Term(TERM + 1), kind: EntryKind::Command, data: Bytes::from_static(&[9; 8]) };
+    for message in [
+        append(TERM + 1, 0, 0, 0, vec![other.clone()]),
+        append(TERM + 1, LAST, TERM + 1, 0, Vec::new()),
+        append(TERM, LAST, TERM - 1, LAST, Vec::new()),
+        append(TERM + 1, LAST - 1, TERM, LAST, vec![other]),
+    ] {
+        let mut node = Node::follower(TERM);
+        assert!(node.closes(STRANGER, message.clone()));
+        assert_eq!((node.replica.term(), node.leader()), (Term(TERM), Some(LEADER)), "{message:?}");
+        assert_eq!(node.failure, None);
+        assert!(node.hears(LEADER, append(TERM, LAST, TERM, LAST, Vec::new())).is_some(), "it goes on");
+
+        node.hears(3, message);
+        assert!(node.failure.is_some_and(|reason| reason.contains("which is committed here")));
+    }
+}
+
+/// It may be the leader that this node knows: then the one before may still read by its lease.
+#[test]
+fn a_stranger_cannot_make_a_node_stand_for_election() {
+    let timeout = |term| {
+        Message::TimeoutNow(TimeoutNow {
+            term: Term(term),
+            last_log_index: LogIndex(LAST),
+            last_log_term: Term(TERM),
+        })
+    };
+    for (from, stands) in [(STRANGER, false), (3, true)] {
+        let mut node = Node::follower(TERM);
+        node.hears(from, append(TERM + 1, LAST, TERM, 0, Vec::new()));
+        node.hears(from, timeout(TERM + 1));
+        assert_eq!(node.replica.term() > Term(TERM + 1), stands, "{from}");
+    }
+}

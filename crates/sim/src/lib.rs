@@ -25,6 +25,7 @@ mod roles;
 mod scenario;
 mod sockets;
 mod stats;
+mod strangers;
 mod trace;
 mod wires;
 mod workload;

@@ -196,10 +196,7 @@ impl World {
             Output::ResumeClient { client } => self.resume_socket(client.0),
             // No simulated client says CONNECT.
             Output::BecomePeer { client, .. } => self.close_by_server(client.0),
-            Output::ClosePeerStream { from, .. } => {
-                let text = format!("node {} closes the stream of node {from}", self.machines[node].id);
-                return Err(Violation::new("what members say follows the protocol", text));
-            }
+            Output::ClosePeerStream { from, .. } => self.closes_stream(node, from)?,
             Output::Announce => {
                 for peer in (0..self.machines.len()).filter(|peer| *peer != node) {
                     self.network.link(node, peer).break_stream();
@@ -248,6 +245,7 @@ impl World {
         if self.machines[node].foreign {
             return self.check_foreign(node);
         }
+        self.check_term(node)?;
         let Self { machines, oracle, .. } = self;
         let machine = &mut machines[node];
         let id = machine.id;

@@ -95,6 +95,7 @@ impl World {
             }
             Nemesis::BitRot => self.rot(node),
             Nemesis::Handover => self.hand_over(node),
+            Nemesis::Strangers => self.stranger_comes(node),
             Nemesis::Transfer => self.want(Errand::Transfer(node)),
             Nemesis::Assign => {
                 let role = *self.random.pick(&[Role::Voter, Role::Voter, Role::StandBy, Role::Spare]);
@@ -253,6 +254,7 @@ fn name(nemesis: Nemesis) -> &'static str {
         Nemesis::NoSpace => "disk full",
         Nemesis::BitRot => "bit rot",
         Nemesis::Handover => "handover asked for",
+        Nemesis::Strangers => "stranger on the peer port",
         Nemesis::Transfer => "leadership transfer",
         Nemesis::Assign => "role change",
         Nemesis::Replace => "member replaced",

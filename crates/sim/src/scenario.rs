@@ -74,6 +74,8 @@ pub enum Nemesis {
     Replace,
     /// The host of a node wants it to hand over.
     Handover,
+    /// Somebody who is no member reaches the port of a node and sends it odd messages.
+    Strangers,
 }
 
 /// All of them.
@@ -221,6 +223,7 @@ impl Scenario {
         let messages = draw_message_faults(&mut random);
         let mut nemeses = draw_nemeses(&mut random);
         let role_targets = draw_roles(&mut Random::new(seed ^ 0x0b5e_55ed), nodes, &mut nemeses);
+        draw_strangers(&mut Random::new(seed ^ 0x57a9_e125), &mut nemeses);
         let mut workloads = Vec::new();
         for workload in WORKLOADS {
             if random.percent(50) {
@@ -284,6 +287,14 @@ fn draw_roles(random: &mut Random, nodes: usize, nemeses: &mut Vec<(Nemesis, u64
         nemeses.push((Nemesis::Handover, mean_s * SECOND));
     }
     managed.then_some((voters, stand_bys))
+}
+
+/// Drawn apart like roles.
+fn draw_strangers(random: &mut Random, nemeses: &mut Vec<(Nemesis, u64)>) {
+    let mean_us = *random.pick(&[500 * MILLISECOND, 2 * SECOND, 10 * SECOND, 30 * SECOND]);
+    if random.percent(30) {
+        nemeses.push((Nemesis::Strangers, mean_us));
+    }
 }
 
 fn draw_message_faults(random: &mut Random) -> MessageFaults {

@@ -81,7 +81,7 @@ impl World {
         self.note_world("corrupted", [place as u64, outcome], String::new);
     }
 
-    fn break_stream(&mut self, from: usize, to: usize, snapshot: bool) {
+    pub(crate) fn break_stream(&mut self, from: usize, to: usize, snapshot: bool) {
         self.network.link(from, to).break_stream();
         self.report_unreachable(from, to, snapshot);
     }

@@ -17,6 +17,7 @@ use crate::roles::Roles;
 use crate::scenario::{Nemesis, SECOND, Scenario};
 use crate::sockets::Socket;
 use crate::stats::Stats;
+use crate::strangers::Strangers;
 use crate::trace::{Detail, Kept, Trace};
 use crate::workload::Author;
 
@@ -105,6 +106,7 @@ pub struct World {
     pub(crate) sockets: BTreeMap<u64, Socket>,
     pub(crate) next_socket: u64,
     pub(crate) roles: Roles,
+    pub(crate) strangers: Strangers,
     /// Id of the next node that replaces another.
     pub(crate) next_id: u64,
     pub(crate) cut_from_clients: Vec<u32>,
@@ -159,6 +161,7 @@ impl World {
             sockets: BTreeMap::new(),
             next_socket: 1,
             roles: Roles::default(),
+            strangers: Strangers::default(),
             next_id: scenario.nodes as u64 + 1,
             cut_from_clients: vec![0; scenario.nodes],
             clients: (0..scenario.clients).map(|_| Client::default()).collect(),
