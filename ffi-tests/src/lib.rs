@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod image;
 pub mod load;
+pub mod nemesis;
 pub mod node;
 
 use std::ffi::OsString;

@@ -32,6 +32,14 @@ impl Random {
         Self(seed)
     }
 
+    /// Another generator, for a part with this number; equal seeds and numbers give equal parts.
+    #[must_use]
+    pub fn fork(&self, part: u64) -> Self {
+        let mut fork = Self((self.0 ^ (part + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)).max(1));
+        fork.below(2);
+        fork
+    }
+
     /// A number from 0 to `bound` - 1.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
