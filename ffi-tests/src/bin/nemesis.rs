@@ -7,7 +7,7 @@ use std::time::Duration;
 use ffi_tests::load::Random;
 use ffi_tests::nemesis::{ELECTION_TIMEOUT, Kind, Plan, run};
 use ffi_tests::node::node_program;
-use ffi_tests::{has_program, skip};
+use ffi_tests::skip;
 
 const USAGE: &str = "usage: nemesis [--cluster ours|one-of-c|two-of-c] [--seconds N]   (DQLITE_TESTS_SEED repeats the faults)";
 /// Set in the process that has namespaces of its own.
@@ -62,8 +62,8 @@ fn start() -> Result<(), String> {
 
 /// Starts this program again in namespaces of its own, which are gone when it has ended.
 fn go_inside(arguments: &[String]) -> Result<(), String> {
-    let probe = Command::new("unshare").args(["--net", "--mount", "true"]).output();
-    if !probe.is_ok_and(|output| output.status.success()) || !has_program("ip") {
+    let probe = Command::new("unshare").args(["--net", "--mount", "ip", "-Version"]).output();
+    if !probe.is_ok_and(|output| output.status.success()) {
         skip("no network namespaces (unshare and iproute2, as root): no nemesis");
         return Ok(());
     }
