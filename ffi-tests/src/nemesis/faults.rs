@@ -263,7 +263,7 @@ impl Strike<'_> {
     }
 
     /// A member gives its vote away, unless it leads, and has it back.
-    fn demote(&mut self, node: usize) -> Result<(), String> {
+    fn demote(&self, node: usize) -> Result<(), String> {
         let id = NodeId(self.cluster.nodes[node].id);
         let mut leader = self.cluster.leader()?;
         if self.cluster.position(&leader) == node || leader.assign(id, Role::StandBy).is_err() {

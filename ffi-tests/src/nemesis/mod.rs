@@ -121,7 +121,8 @@ pub fn run(plan: Plan, random: &mut Random) -> Result<Option<Report>, String> {
         let (addresses, history, log, stop) = (&addresses, &history, &log, &stop);
         for client in 0..workload::CLIENTS {
             let mut random = random.fork(client);
-            scope.spawn(move || workload::run(&mut random, addresses, history, stop));
+            scope
+                .spawn(move || workload::run(&mut random, addresses, plan.kind != Kind::Ours, history, stop));
         }
         for address in addresses {
             scope.spawn(move || workload::probe(address, history, log, stop));
@@ -161,8 +162,11 @@ fn start(scratch: &Scratch, network: &Network, libraries: &[Library]) -> Result<
     for (position, library) in libraries.iter().enumerate() {
         let root = file_system(scratch.path(), position);
         network::mount(&root, DISK_MIB)?;
-        // C's default is to refuse a second writer at once.
-        let options = [latency.as_str(), "snapshot=512,512", "busy=5000"];
+        // Without patience a second writer is refused at once; C 1.11.1 knows no other way.
+        let mut options = vec![latency.as_str(), "snapshot=512,512"];
+        if library.name != "C" {
+            options.push("busy=5000");
+        }
         let id = u64::try_from(position).map_err(|error| error.to_string())? + 1;
         let mut node = Node::new(library, id, root.join("data"), &options);
         node.address = format!("{}:{PORT}", network.address(position));

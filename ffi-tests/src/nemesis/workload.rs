@@ -119,14 +119,21 @@ fn end_of(error: &ClientError) -> End {
 }
 
 /// Whether an error may be explained by faults.
-fn is_expected(error: &ClientError) -> bool {
-    // Busy, I/O error, no space, "not the leader", "leadership lost", C's "no leader" and a failed node.
-    !matches!(error, ClientError::Failure { code, .. }
-        if !matches!(code & 0xff, 5 | 10 | 13) && !matches!(code, 1 | 2 | 10250 | 10506))
+fn is_expected(error: &ClientError, with_c: bool) -> bool {
+    // Busy, I/O error, no space, "not the leader", "leadership lost", C's "no leader" and a failed node; C 1.11.1 also says
+    // 7, which is "not the leader" among the numbers of its raft library, untranslated.
+    let ClientError::Failure { code, .. } = error else { return true };
+    matches!(code & 0xff, 5 | 10 | 13) || matches!(code, 1 | 2 | 10250 | 10506) || (with_c && *code == 7)
 }
 
-/// One client until `stop`.
-pub fn run(random: &mut Random, addresses: &[String], history: &Mutex<History>, stop: &AtomicBool) {
+/// One client until `stop`; `with_c` says that some of the nodes are C's.
+pub fn run(
+    random: &mut Random,
+    addresses: &[String],
+    with_c: bool,
+    history: &Mutex<History>,
+    stop: &AtomicBool,
+) {
     let mut addresses = addresses.to_vec();
     let mut process = NEXT_PROCESS.fetch_add(1, Ordering::Relaxed);
     let mut client: Option<Client> = None;
@@ -148,7 +155,7 @@ pub fn run(random: &mut Random, addresses: &[String], history: &Mutex<History>, 
             _ => lists(open, random, history, &mut process),
         };
         if let Err(error) = result {
-            if !is_expected(&error)
+            if !is_expected(&error, with_c)
                 && let Ok(mut history) = history.lock()
             {
                 let now = history.now();
