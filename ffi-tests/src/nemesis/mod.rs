@@ -128,6 +128,10 @@ pub fn run(plan: Plan, random: &mut Random) -> Result<Option<Report>, String> {
             scope.spawn(move || workload::probe(address, history, log, stop));
         }
         let struck = faults::strike(&mut cluster, &network, &scratch, plan, random, log);
+        // From here on nobody asks, so nobody is served.
+        if let Ok(mut log) = log.lock() {
+            log.state("the end", false);
+        }
         stop.store(true, Ordering::Relaxed);
         struck
     });
