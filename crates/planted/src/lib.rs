@@ -65,6 +65,11 @@ bugs! {
     RetentionTooEarly "retention-too-early" "The entries to keep are counted from the snapshot on instead of down from it."
     FailedWriteIsDurable "failed-write-is-durable" "A write that failed is reported as if it had succeeded."
     WrongEntriesReadBack "wrong-entries-read-back" "Entries read back for a slow peer begin one too late."
+    ManifestIgnored "manifest-ignored" "What the manifest of the log says is not looked at."
+    OlderSegmentTaken "older-segment-taken" "A closed segment counts if its name is right, whatever the manifest says of its content."
+    OlderVoteTaken "older-vote-taken" "Term and vote are taken from an older copy."
+    CutNotNoted "cut-not-noted" "The log is cut without a word in its manifest before."
+    MarkerNotRestored "marker-not-restored" "Whoever removes the note of a damage gives the node its vote back."
     // Consensus.
     AcknowledgeBeforeDurable "acknowledge-before-durable" "What waits for the disk leaves when the disk is asked."
     OneAnswerCommits "one-answer-commits" "An entry counts as committed when the first peer has it."

@@ -114,7 +114,7 @@ impl Drop for Small {
 
 #[test]
 fn a_node_on_a_full_file_system_recovers_by_itself() {
-    let Some(small) = Small::mount("40m") else {
+    let Some(small) = Small::mount("44m") else {
         common::skip("no file system can be mounted here: a full disk is tried in memory only");
         return;
     };
@@ -138,7 +138,7 @@ fn a_node_on_a_full_file_system_recovers_by_itself() {
             == 3
     });
     let ballast = small.0.path().join("ballast");
-    std::fs::write(&ballast, vec![1; 6 << 20]).unwrap();
+    std::fs::write(&ballast, vec![1; 10 << 20]).unwrap();
     let mut rows = 0;
     let refused = loop {
         match client.exec_sql("INSERT INTO t VALUES (hex(randomblob(100000)))", &[]) {

@@ -7,8 +7,9 @@ use super::error::DiskError;
 use super::examine::{Examined, Repair};
 use super::file_system::{Disk, File};
 use super::files;
-use super::names::{BACKUP, ClosedName, MARKER, METADATA};
+use super::names::{BACKUP, ClosedName, MANIFEST, MARKER, METADATA};
 use super::segment;
+use super::writer::Finished;
 use crate::{Configuration, Entry};
 
 /// File with the configuration that is replaced, one server a line: id, address, role.
@@ -26,8 +27,8 @@ pub(crate) struct Staged<'a, D: Disk> {
     disk: &'a D,
     /// Names that did not exist before.
     created: Vec<String>,
-    /// Final name of the segment that is ready under its temporary name.
-    segment: ClosedName,
+    /// The segment that is ready under its temporary name.
+    segment: Finished,
 }
 
 impl<'a, D: Disk> Staged<'a, D> {
@@ -39,7 +40,10 @@ impl<'a, D: Disk> Staged<'a, D> {
         next: u64,
         entry: &Entry,
     ) -> Result<Self, DiskError> {
-        let mut staged = Self { disk, created: Vec::new(), segment: ClosedName::new(next, next) };
+        let entries = std::slice::from_ref(entry);
+        let extent = segment::extent(next, entries, &segment::encode(entries));
+        let segment = Finished { name: ClosedName::new(next, next), extent };
+        let mut staged = Self { disk, created: Vec::new(), segment };
         match staged.write_all(examined, entry) {
             Ok(()) => Ok(staged),
             Err(error) => {
@@ -57,14 +61,14 @@ impl<'a, D: Disk> Staged<'a, D> {
         if let Some((_, configuration)) = &examined.configuration {
             self.create(&format!("{BACKUP}{number}-{CONFIGURATION}"), text(configuration).as_bytes())?;
         }
-        let small = METADATA.into_iter().chain([MARKER]).filter(|name| exists(name));
+        let small = METADATA.into_iter().chain([MARKER, MANIFEST]).filter(|name| exists(name));
         let open = examined.open.iter().map(|open| open.name.as_str());
         for name in small.chain(open) {
             let content = files::read(self.disk, name, WHAT)?;
             self.create(&format!("{BACKUP}{number}-{name}"), &content)?;
         }
         self.create(
-            &files::temporary(&self.segment.name.clone()),
+            &files::temporary(&self.segment.name.name.clone()),
             &segment::encode(std::slice::from_ref(entry)),
         )?;
         let copied = |repair: &Repair| match repair {
@@ -93,15 +97,21 @@ impl<'a, D: Disk> Staged<'a, D> {
         files::remove_if_exists(self.disk, &files::temporary(BALLAST), WHAT)
     }
 
-    /// Makes the segment part of the log, durably.
-    pub(crate) fn publish(&self) -> Result<(), DiskError> {
-        files::publish(self.disk, &self.segment.name, WHAT)?;
-        files::sync_directory(self.disk, WHAT)
+    /// Index of the entry that is added.
+    pub(crate) fn index(&self) -> u64 {
+        self.segment.extent.first
+    }
+
+    /// Makes the segment part of the log, durably, and gives it.
+    pub(crate) fn publish(&self) -> Result<Finished, DiskError> {
+        files::publish(self.disk, &self.segment.name.name, WHAT)?;
+        files::sync_directory(self.disk, WHAT)?;
+        Ok(self.segment.clone())
     }
 
     /// Removes everything again, the segment included, as far as the disk lets us.
     pub(crate) fn discard(&self) {
-        for name in self.created.iter().chain([&self.segment.name]) {
+        for name in self.created.iter().chain([&self.segment.name.name]) {
             if let Err(error) = files::remove_if_exists(self.disk, name, WHAT) {
                 tracing::warn!(%error, "a file of a recovery that failed is left behind: {name}");
             }

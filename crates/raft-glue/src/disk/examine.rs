@@ -4,6 +4,7 @@
 //! means that something which may have been acknowledged is gone. What a crash leaves is neither: it is cut or removed
 //! without a word.
 
+use super::batch::MAX_ENTRIES;
 use super::error::DiskError;
 use super::extent::Extent;
 use super::file_system::Disk;
@@ -126,11 +127,13 @@ pub(crate) fn examine<D: Disk>(disk: &D, segment_size: u64) -> Result<Examined, 
         let content = files::read(disk, &name.name, &format!("load open segment {}", name.name))?;
         open.push((name.clone(), segment::read_open(&content, segment_size)));
     }
-    let log = Log { chosen, broken: newest_index(&broken), open };
+    let most_in_open = (segment_size / segment::MIN_ENTRY_LEN).max(MAX_ENTRIES as u64);
+    let mut log = Log { chosen, broken: newest_index(&broken), open, most_in_open };
     log.read(disk, &mut examined)?;
     log.note_newest_configuration(disk, &mut examined)?;
     examined.drop_front_before_snapshot();
     examined.judge_broken_snapshots(broken);
+    log.extend_reach(&mut examined);
     Ok(examined)
 }
 

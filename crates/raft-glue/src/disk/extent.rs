@@ -1,7 +1,8 @@
 //! Where the entries of a segment lie in its file.
 
-use super::batch;
+use super::batch::{self, PREAMBLE_LEN};
 use super::bytes_of::to_usize;
+use super::checksum::checksum;
 use super::error::DiskError;
 use super::file_system::File;
 use super::segment::{BatchPlace, HEADER_LEN};
@@ -18,12 +19,14 @@ pub(crate) struct Extent {
     pub(crate) batches: Vec<BatchPlace>,
     /// Offset behind the last batch.
     pub(crate) end: u64,
+    /// Checksum over the preambles of all batches, which hold the checksums of everything else.
+    pub(crate) sum: u32,
 }
 
 impl Extent {
     /// A segment without entries.
     pub(crate) fn empty(first: u64) -> Self {
-        Self { first, entries: 0, batches: Vec::new(), end: HEADER_LEN as u64 }
+        Self { first, entries: 0, batches: Vec::new(), end: HEADER_LEN as u64, sum: 0 }
     }
 
     /// Index of the entry that would come next.
@@ -31,11 +34,21 @@ impl Extent {
         self.first + self.entries
     }
 
-    /// Notes a batch behind the others.
-    pub(crate) fn push(&mut self, entries: usize, len: usize) {
+    /// Notes a batch of so many entries behind the others; `encoded` are its bytes.
+    pub(crate) fn push(&mut self, entries: usize, encoded: &[u8]) {
         self.batches.push(BatchPlace { before: to_usize(self.entries), offset: self.end });
         self.entries += entries as u64;
-        self.end += len as u64;
+        self.end += encoded.len() as u64;
+        self.sum = checksum(self.sum, &encoded[..PREAMBLE_LEN]);
+    }
+
+    /// The checksum of a segment with these batches.
+    pub(crate) fn sum_of(content: &[u8], batches: &[BatchPlace]) -> u32 {
+        let preamble = |batch: &BatchPlace| {
+            let start = to_usize(batch.offset);
+            &content[start..start + PREAMBLE_LEN]
+        };
+        batches.iter().map(preamble).fold(0, checksum)
     }
 
     fn contains(&self, index: u64) -> bool {

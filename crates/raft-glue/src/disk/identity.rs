@@ -22,7 +22,7 @@ use super::checksum::checksum;
 use super::error::DiskError;
 use super::file_system::Disk;
 use super::files;
-use super::names::{ASIDE, ClosedName, IDENTITY, MARKER, MOVING, OpenName, SnapshotName};
+use super::names::{ASIDE, ClosedName, IDENTITY, MANIFEST, MARKER, MOVING, OpenName, SnapshotName};
 use super::survey::aside_number;
 use crate::{Entry, LogIndex, SnapshotMetadata, Term};
 
@@ -171,7 +171,7 @@ pub(crate) fn finish_moving<D: Disk>(disk: &D) -> Result<(), DiskError> {
 }
 
 fn belongs_to_log(name: &str) -> bool {
-    [IDENTITY, MARKER].contains(&name)
+    [IDENTITY, MANIFEST, MARKER].contains(&name)
         || ClosedName::parse(name).is_some()
         || OpenName::parse(name).is_some()
         || SnapshotName::parse(name.strip_suffix(".meta").unwrap_or(name)).is_some()

@@ -8,8 +8,9 @@ use super::examine::{Examined, Harmless, Loss, OpenSegment, Repair};
 use super::extent::Extent;
 use super::file_system::Disk;
 use super::files;
-use super::names::{ClosedName, OpenName, SnapshotName};
-use super::segment::{self, Closed, End, Open};
+use super::manifest::{Conflict, FoundOpen};
+use super::names::{ClosedName, MANIFEST, OpenName, SnapshotName};
+use super::segment::{self, Closed, End, Failure, Open};
 use super::writer::Finished;
 use crate::EntryKind;
 
@@ -21,21 +22,28 @@ pub(crate) struct Log {
     pub(crate) broken: u64,
     /// Open segments in order.
     pub(crate) open: Vec<(OpenName, Open)>,
+    /// Most entries of an open segment that is gone.
+    pub(crate) most_in_open: u64,
 }
 
 impl Log {
     /// Fills in everything about the log.
-    pub(crate) fn read<D: Disk>(&self, disk: &D, examined: &mut Examined) -> Result<(), DiskError> {
+    pub(crate) fn read<D: Disk>(&mut self, disk: &D, examined: &mut Examined) -> Result<(), DiskError> {
         // Wherever the log ends, the writer begins without them.
         let unused = self.open.iter().filter(|(_, open)| open.end == End::Unused);
         examined.superfluous.extend(unused.map(|(name, _)| name.name.clone()));
+        set_displaced_aside(examined);
         let names = resolve_overlaps(disk, examined)?;
-        let (chain, unconnected) = connect(&names, examined.snapshot_index());
+        let (mut chain, mut unconnected) = connect(&names, examined.snapshot_index());
+        let conflict = self.compare_to_manifest(examined, &mut chain, &mut unconnected);
         if let Some(first) = chain.first() {
             examined.first_index = first.first;
         }
         // Behind the snapshot, and nothing connects them to what follows: they would only mislead the next start.
-        let is_ignored = |name: &&ClosedName| !chain.contains(name) && !unconnected.contains(name);
+        let is_ignored = |name: &&ClosedName| {
+            let is_older = examined.harmless.iter().any(|found| found.file == name.name);
+            !chain.contains(name) && !unconnected.contains(name) && !is_older
+        };
         examined.superfluous.extend(names.iter().filter(is_ignored).map(|name| name.name.clone()));
         for (number, name) in chain.iter().enumerate() {
             let later = chain[number + 1..].iter().chain(&unconnected).map(|name| name.name.clone());
@@ -43,6 +51,11 @@ impl Log {
             if !self.read_closed(disk, examined, name, later)? {
                 return Ok(());
             }
+        }
+        if let Some(Conflict { message, .. }) = conflict {
+            let later = unconnected.iter().map(|name| name.name.clone()).collect();
+            self.lose(examined, MANIFEST, None, message, later, 0);
+            return Ok(());
         }
         if let Some(first) = unconnected.first() {
             let next = examined.next_index();
@@ -56,13 +69,73 @@ impl Log {
             self.lose(examined, &first.name, None, message, later, 0);
             return Ok(());
         }
-        if chain.is_empty() && !self.place_is_certain(examined, names.iter().map(|name| name.last).max()) {
+        // A manifest says where the open segments belong.
+        let is_open = examined.survey.manifest.is_none() && chain.is_empty();
+        if is_open && !self.place_is_certain(examined, names.iter().map(|name| name.last).max()) {
             return Ok(());
         }
         self.read_open(examined);
         self.check_start(examined);
         self.check_snapshot(examined);
         Ok(())
+    }
+
+    /// Takes out of the chain what the manifest says does not belong to the log, and gives where the directory falls short of
+    /// it, if it does. What is behind that place counts as unconnected then.
+    fn compare_to_manifest(
+        &mut self,
+        examined: &mut Examined,
+        chain: &mut Vec<ClosedName>,
+        unconnected: &mut Vec<ClosedName>,
+    ) -> Option<Conflict> {
+        let snapshot_index = examined.snapshot_index();
+        let manifest = examined.survey.manifest.as_ref()?;
+        let open = self.found_open();
+        let verdict = manifest.judge(snapshot_index, chain, &examined.survey.closed, &open);
+        let older = chain.drain(..verdict.older).map(|name| (name.first, name.name));
+        let is_older = |name: &&OpenName| verdict.older_open.contains(&name.counter);
+        let open = self.open.iter().map(|(name, _)| name).filter(is_older);
+        let older: Vec<_> = older.chain(open.map(|name| (manifest.next, name.name.clone()))).collect();
+        if verdict.conflict.is_none() && !unconnected.is_empty() {
+            return None;
+        }
+        if let Some(conflict) = &verdict.conflict {
+            let keep = chain.partition_point(|name| name.last < conflict.index);
+            unconnected.splice(0..0, chain.drain(keep..));
+        }
+        for (index, name) in older {
+            examined.harmless.push(Harmless {
+                message: format!("segment {name} is an older copy, which {MANIFEST} does not name"),
+                repair: Repair::MoveAside(vec![name.clone()]),
+                file: name,
+                offset: None,
+                index,
+                accepted_by_c: true,
+            });
+        }
+        self.open.retain(|(name, _)| !verdict.older_open.contains(&name.counter));
+        verdict.conflict
+    }
+
+    /// What the manifest is compared to.
+    pub(crate) fn found_open(&self) -> Vec<FoundOpen> {
+        let found = |(name, open): &(OpenName, Open)| FoundOpen {
+            counter: name.counter,
+            used: !open.entries.is_empty() || matches!(open.end, End::Damaged { .. }),
+        };
+        self.open.iter().map(found).collect()
+    }
+
+    /// A loss reaches at least as far as the manifest says that the log did.
+    pub(crate) fn extend_reach(&self, examined: &mut Examined) {
+        let Some(manifest) = &examined.survey.manifest else { return };
+        let is_gone = manifest.lacks_open(&examined.survey.closed, &self.found_open());
+        let lost = if is_gone { self.most_in_open } else { 0 };
+        let open: u64 = self.with_data().map(|(_, open)| may_hold(open)).sum();
+        let reach = (manifest.next - 1).saturating_add(open).saturating_add(lost);
+        if let Some(loss) = &mut examined.loss {
+            loss.reach = loss.reach.max(reach);
+        }
     }
 
     /// Finds out who belongs to the cluster, even if the entry that says so is among those that are lost.
@@ -102,9 +175,21 @@ impl Log {
     ) -> Result<bool, DiskError> {
         let expected = name.last - name.first + 1;
         let content = read_segment(disk, name)?;
-        let Closed { mut entries, batches, failure, surplus, len } = segment::read_closed(&content, expected);
+        let Closed { mut entries, batches, mut failure, surplus, len } =
+            segment::read_closed(&content, expected);
+        let sum = Extent::sum_of(&content, &batches);
+        let named = examined.survey.manifest.as_ref().and_then(|manifest| manifest.named(name));
+        if entries.len() as u64 == expected
+            && !surplus
+            && named.is_some_and(|named| named.sum != sum)
+            && !planted::bug!(OlderSegmentTaken)
+        {
+            let message = format!("it is an older copy of the one that {MANIFEST} names");
+            failure = Some(Failure { offset: 0, message });
+            entries.clear();
+        }
         let found = entries.len();
-        let extent = Extent { first: name.first, entries: expected, batches, end: len };
+        let extent = Extent { first: name.first, entries: expected, batches, end: len, sum };
         let Some(failure) = failure else {
             examined.entries.append(&mut entries);
             examined.closed.push(Finished { name: name.clone(), extent });
@@ -219,6 +304,7 @@ impl Log {
                 entries: open.entries.len() as u64,
                 batches: open.batches.clone(),
                 end: open.len,
+                sum: open.sum,
             };
             examined.entries.extend_from_slice(&open.entries);
             examined.open.push(OpenSegment { name: name.name.clone(), extent });
@@ -346,6 +432,23 @@ fn may_hold(open: &Open) -> u64 {
 
 fn read_segment<D: Disk>(disk: &D, name: &ClosedName) -> Result<Bytes, DiskError> {
     files::read(disk, &name.name, &format!("load closed segment {}", name.name))
+}
+
+/// Of segments that overlap, those that the manifest names are the right ones.
+fn set_displaced_aside(examined: &mut Examined) {
+    let Some(manifest) = &examined.survey.manifest else { return };
+    let names = &examined.survey.closed;
+    let (displaced, kept): (Vec<_>, Vec<_>) =
+        names.iter().cloned().partition(|name| manifest.is_displaced(name, names));
+    examined.survey.closed = kept;
+    examined.harmless.extend(displaced.into_iter().map(|name| Harmless {
+        message: format!("segment {} is an older copy, which {MANIFEST} does not name", name.name),
+        repair: Repair::MoveAside(vec![name.name.clone()]),
+        file: name.name,
+        offset: None,
+        index: name.first,
+        accepted_by_c: true,
+    }));
 }
 
 /// A crash while the log is cut leaves a segment and a shorter copy of its first part: the copy goes.

@@ -25,6 +25,7 @@ mod identity;
 mod image;
 mod inspect;
 mod log;
+mod manifest;
 mod memory;
 mod metadata;
 mod names;

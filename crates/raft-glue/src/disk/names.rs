@@ -12,6 +12,7 @@
 //! | `cluster-identity` | which cluster the directory belongs to; C ignores the name |
 //! | `moving-aside` | the log is being moved aside, which a start finishes |
 //! | `catch-up-needed` | damaged data was moved aside and the node has not caught up since |
+//! | `tmp-log-manifest` | what the directory held, see `manifest.rs`; C deletes it |
 //! | `dqlite-lock` | target of the lock |
 
 use std::fmt;
@@ -24,6 +25,8 @@ pub(crate) const MARKER: &str = "catch-up-needed";
 pub(crate) const IDENTITY: &str = "cluster-identity";
 /// Note that log and snapshots are being moved aside; C ignores the name.
 pub(crate) const MOVING: &str = "moving-aside";
+/// What the directory held; C deletes it, as every file that begins so, when a node is created.
+pub(crate) const MANIFEST: &str = "tmp-log-manifest";
 /// Prefix of files not yet complete.
 pub(crate) const TEMPORARY: &str = "tmp-";
 /// Prefix of files that a repair moved aside; a number follows, and after a dash the old name.

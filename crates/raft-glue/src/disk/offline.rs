@@ -5,9 +5,10 @@ use super::error::{DiskError, LoadError};
 use super::examine::{Examined, examine};
 use super::file_system::Disk;
 use super::identity;
+use super::manifest::{Manifest, Use};
 use super::metadata::{self, Record};
 use super::names::MARKER;
-use super::repair::{CREATE_REMEDY, Repairer, decide_metadata, refuse_loss};
+use super::repair::{CREATE_REMEDY, Opened, Repairer, decide_metadata, refuse_loss};
 use super::store::{DEFAULT_SEGMENT_SIZE, take_lock, write_closed};
 use super::survey::survey;
 use crate::plausible::HEADROOM;
@@ -58,8 +59,8 @@ pub fn bootstrap<D: Disk>(disk: &D, configuration: &Configuration) -> Result<(),
 /// entry, is lowered, but never to that of an entry or below. Takes the lock for its duration.
 ///
 /// What is replaced is copied before: `backup-N-configuration` says who belonged to the cluster, and `backup-N-<name>`
-/// are term and vote, open segments and that note as they were. To undo a recovery before a node was started, remove
-/// the last segment and give the copies their names back.
+/// are term and vote, open segments, that note and the manifest as they were. To undo a recovery before a node was
+/// started, remove the last segment and the manifest, and give the copies their names back.
 ///
 /// Fails, and changes nothing, if entries are damaged, the directory is in use, or there is no space; a failing disk
 /// may also leave the log in the form that the next start would give it.
@@ -108,13 +109,30 @@ fn repair_and_publish<D: Disk>(
     let mut repairer = Repairer { disk, next_aside: examined.survey.next_aside };
     let opened = repairer.run(examined, record)?;
     if opened.record.version == 0 {
-        metadata::write(disk, &Record { version: 1, hard_state: HardState { term, vote: None } })?;
+        metadata::write(disk, &record_of_recovery(term))?;
     }
-    staged.publish()?;
-    if is_marked && opened.marker.is_some() {
+    let Opened { record: found, snapshot, mut closed, mut marker, mut keeper, next_counter, .. } = opened;
+    let record = if found.version == 0 { record_of_recovery(term) } else { found };
+    let next = staged.index();
+    // A crash leaves the added segment or not, and both is right.
+    let place = (next, Use::Cut(next_counter));
+    keeper.note(Manifest::new(&record, snapshot.as_ref(), marker, &closed, place), false)?;
+    closed.push(staged.publish()?);
+    if is_marked && marker.take().is_some() {
         repairer.move_aside(MARKER)?;
     }
+    let place = (next + 1, Use::Free(next_counter));
+    let noted = keeper.note(Manifest::new(&record, snapshot.as_ref(), marker, &closed, place), false);
+    if let Err(error) = noted {
+        // The recovery is done, and the manifest before is true of it, too.
+        tracing::warn!(%error, "the manifest of the log does not name what the recovery added");
+    }
     Ok(())
+}
+
+/// Term and vote of a directory that had none.
+fn record_of_recovery(term: Term) -> Record {
+    Record { version: 1, hard_state: HardState { term, vote: None } }
 }
 
 /// Index and term of the last entry, or of the snapshot if there are no entries behind it; both 0 if there is nothing.

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::file_system::{DirectoryEntry, Disk, File};
-use super::names::TEMPORARY;
+use super::names::{MANIFEST, TEMPORARY};
 
 /// A directory of which only reading reaches the one within.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ impl<D: Disk> ReadOnly<D> {
 
 /// Such files come and go all the time, and nobody reads them.
 fn is_temporary(name: &str) -> bool {
-    name.starts_with(TEMPORARY)
+    name.starts_with(TEMPORARY) && name != MANIFEST
 }
 
 fn refuse<T>() -> io::Result<T> {

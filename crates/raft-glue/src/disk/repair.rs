@@ -4,11 +4,12 @@
 //! deleted; what is deleted is empty, superseded, or was never finished.
 
 use super::error::{DiskError, LoadError};
-use super::examine::{Examined, Harmless, Loss, Repair, examine};
+use super::examine::{Examined, Harmless, Loss, OpenSegment, Repair, examine};
 use super::file_system::{Disk, File};
 use super::files;
+use super::manifest::{Keeper, Manifest, Use};
 use super::metadata::{self, Record};
-use super::names::{ASIDE, ClosedName, MARKER};
+use super::names::{ASIDE, ClosedName, MANIFEST, MARKER, OpenName};
 use super::segment;
 use super::survey::Marker;
 use super::writer::{Finished, close_file};
@@ -27,13 +28,16 @@ pub(crate) const CREATE_REMEDY: &str = "its vote is lost: move metadata1 and met
 
 /// A directory that is ready for writing.
 #[derive(Debug)]
-pub(crate) struct Opened {
+pub(crate) struct Opened<D: Disk> {
     pub(crate) record: Record,
     pub(crate) snapshot: Option<SnapshotMetadata>,
     pub(crate) first_index: u64,
     pub(crate) entries: Vec<Entry>,
     pub(crate) closed: Vec<Finished>,
     pub(crate) marker: Option<Marker>,
+    pub(crate) keeper: Keeper<D>,
+    /// Counter of the next open segment.
+    pub(crate) next_counter: u64,
 }
 
 /// Loads the directory and leaves it without open segments. The caller holds the lock.
@@ -41,7 +45,7 @@ pub(crate) fn load_and_repair<D: Disk>(
     disk: &D,
     auto_recovery: bool,
     segment_size: u64,
-) -> Result<Opened, LoadError> {
+) -> Result<Opened<D>, LoadError> {
     let examined = examine(disk, segment_size)?;
     let record = decide(&examined, auto_recovery)?;
     let mut repairer = Repairer { disk, next_aside: examined.survey.next_aside };
@@ -56,7 +60,7 @@ fn decide(examined: &Examined, auto_recovery: bool) -> Result<Record, LoadError>
     let is_interrupted = examined.configuration.is_none() && examined.survey.marker.is_some();
     let may_lose = auto_recovery && (voters >= 2 || is_interrupted);
     if let Some(loss) = examined.loss.as_ref().filter(|_| !may_lose) {
-        return Err(loss_error(loss, voters));
+        return Err(loss_error(examined, loss, voters));
     }
     if !auto_recovery && let Some(harmless) = examined.harmless.iter().find(|found| !found.accepted_by_c) {
         return Err(harmless_error(harmless));
@@ -66,19 +70,29 @@ fn decide(examined: &Examined, auto_recovery: bool) -> Result<Record, LoadError>
 
 /// Fails if entries are lost, whatever the settings.
 pub(crate) fn refuse_loss(examined: &Examined) -> Result<(), LoadError> {
-    examined.loss.as_ref().map_or(Ok(()), |loss| Err(loss_error(loss, 0)))
+    examined.loss.as_ref().map_or(Ok(()), |loss| Err(loss_error(examined, loss, 0)))
 }
 
 /// The term and vote to go on with. `may_guess` says that votes that were lost can do no harm.
 pub(crate) fn decide_metadata(examined: &Examined, may_guess: bool) -> Result<Record, LoadError> {
     let found = &examined.metadata;
     let record = found.newest.unwrap_or_default();
+    let noted = examined.survey.manifest.as_ref();
+    let (noted_version, noted_term) = noted.map_or((0, Term(0)), |noted| (noted.version, noted.term));
+    let is_older = record.version < noted_version && !planted::bug!(OlderVoteTaken);
     let problem = if let Some((file, message)) = found.damaged.first() {
         Some((file.clone(), message.clone()))
     } else if let Some(message) = &found.conflict {
         Some((metadata_files(), message.clone()))
     } else if found.newest.is_none() && (examined.next_index() > 1 || examined.loss.is_some()) {
         Some((metadata_files(), "metadata1 and metadata2 are missing, but there is a log".to_owned()))
+    } else if is_older {
+        let message = format!(
+            "metadata1 and metadata2 are at version {}, but {MANIFEST} knows of version {noted_version}: the newer one is \
+             missing or was replaced by an older copy",
+            record.version
+        );
+        Some((metadata_files(), message))
     } else {
         None
     };
@@ -88,7 +102,8 @@ pub(crate) fn decide_metadata(examined: &Examined, may_guess: bool) -> Result<Re
             return Err(LoadError::Metadata { file, message, remedy: LOST_VOTE_REMEDY.to_owned() });
         }
         // The only voter there is competes with nobody.
-        return Ok(raised(record, last_term.max(record.hard_state.term)));
+        let record = Record { version: record.version.max(noted_version), ..record };
+        return Ok(raised(record, last_term.max(record.hard_state.term).max(noted_term)));
     }
     // Its votes are lost, so no term up to here is voted in again.
     Ok(if last_term > record.hard_state.term { raised(record, last_term) } else { record })
@@ -109,11 +124,18 @@ fn naming(file: &str, message: &str, remedy: &str) -> String {
 }
 
 /// What a refused start says.
-pub(crate) fn loss_error(loss: &Loss, voters: usize) -> LoadError {
-    let files: Vec<&str> = loss.aside.iter().map(String::as_str).collect();
+pub(crate) fn loss_error(examined: &Examined, loss: &Loss, voters: usize) -> LoadError {
+    let mut files: Vec<&str> = loss.aside.iter().map(String::as_str).collect();
+    if files.is_empty() {
+        files.push(&loss.file);
+    }
+    // What it names is no longer there then.
+    if examined.survey.manifest.is_some() && !files.contains(&MANIFEST) {
+        files.push(MANIFEST);
+    }
     let give_up = format!(
         "restore the directory from a backup, or move {} out of it to give up all entries from {} on",
-        if files.is_empty() { loss.file.clone() } else { files.join(", ") },
+        files.join(", "),
         loss.index
     );
     let remedy = if voters < 2 {
@@ -149,7 +171,7 @@ pub(crate) struct Repairer<'a, D: Disk> {
 }
 
 impl<D: Disk> Repairer<'_, D> {
-    pub(crate) fn run(&mut self, mut examined: Examined, record: Record) -> Result<Opened, DiskError> {
+    pub(crate) fn run(&mut self, mut examined: Examined, record: Record) -> Result<Opened<D>, DiskError> {
         let mut marker = examined.survey.marker;
         if let Some(loss) = examined.loss.take() {
             // A term that was raised above the log's says nothing about what this node acknowledged.
@@ -168,6 +190,8 @@ impl<D: Disk> Repairer<'_, D> {
             // Before anything else: from here on the log looks whole again.
             files::write_whole(self.disk, MARKER, &noted.encode(), "mark the log as damaged")?;
             self.move_lost_aside(&mut examined, &loss)?;
+        } else if let Some(noted) = marker.filter(|_| examined.survey.marker_is_lost) {
+            files::write_whole(self.disk, MARKER, &noted.encode(), "mark the log as damaged")?;
         }
         let covered = examined.snapshot.as_ref().map_or((0, Term(0)), |found| (found.index.0, found.term));
         if marker.is_some_and(|marker| marker.is_done(covered.0, covered.1)) {
@@ -175,6 +199,22 @@ impl<D: Disk> Repairer<'_, D> {
             examined.survey.leftovers.push(MARKER.to_owned());
         }
         self.metadata(&examined, record)?;
+        // From here on files go and get other names that the manifest before may still need to be there.
+        let manifest = examined.survey.manifest.take();
+        let in_use = |open: &OpenSegment| OpenName::parse(&open.name).map_or(0, |name| name.counter);
+        let found_counter =
+            examined.open.iter().map(in_use).max().map_or(1, |counter| counter.saturating_add(1));
+        let next_counter = found_counter.max(manifest.as_ref().map_or(1, Manifest::next_counter));
+        let (next, open) = match examined.open.first() {
+            Some(open) => (open.extent.first, Use::Open(in_use(open))),
+            None => (examined.next_index(), Use::Free(next_counter)),
+        };
+        let is_new = record == Record::default() && manifest.is_none();
+        let mut keeper = Keeper::new(self.disk.clone(), manifest);
+        let snapshot = examined.snapshot.as_ref();
+        if !(is_new && next == 1) {
+            keeper.note(Manifest::new(&record, snapshot, marker, &examined.closed, (next, open)), false)?;
+        }
         for found in &examined.harmless {
             tracing::warn!("{}; nothing else depends on it", found.message);
             self.repair_harmless(found)?;
@@ -197,6 +237,7 @@ impl<D: Disk> Repairer<'_, D> {
             close_file(self.disk, &file, open.extent.end, &open.name, &name, &what)?;
             examined.closed.push(Finished { name, extent: open.extent });
         }
+        examined.closed.sort_by_key(|segment| segment.name.first);
         Ok(Opened {
             record,
             snapshot: examined.snapshot,
@@ -204,6 +245,8 @@ impl<D: Disk> Repairer<'_, D> {
             entries: examined.entries,
             closed: examined.closed,
             marker,
+            keeper,
+            next_counter,
         })
     }
 
@@ -222,11 +265,12 @@ impl<D: Disk> Repairer<'_, D> {
         let good = &examined.entries[start..];
         let name = ClosedName::new(first, first + good.len() as u64 - 1);
         files::remove_if_exists(self.disk, &name.name, &what)?;
-        files::write_temporary(self.disk, &name.name, &segment::encode(good), &what)?;
+        let content = segment::encode(good);
+        files::write_temporary(self.disk, &name.name, &content, &what)?;
         self.move_aside(damaged)?;
         files::publish(self.disk, &name.name, &what)?;
         files::sync_directory(self.disk, &what)?;
-        examined.closed.push(Finished { name, extent: segment::extent(first, good) });
+        examined.closed.push(Finished { name, extent: segment::extent(first, good, &content) });
         Ok(())
     }
 

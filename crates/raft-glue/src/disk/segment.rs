@@ -137,13 +137,15 @@ pub(crate) struct Open {
     pub(crate) batches: Vec<BatchPlace>,
     /// Offset behind them.
     pub(crate) len: u64,
+    /// As [`Extent::sum`].
+    pub(crate) sum: u32,
     /// What comes then.
     pub(crate) end: End,
 }
 
 /// Decodes an open segment. `preallocated` is the size such files are created with.
 pub(crate) fn read_open(content: &Bytes, preallocated: u64) -> Open {
-    let mut open = Open { entries: Vec::new(), batches: Vec::new(), len: 0, end: End::Unused };
+    let mut open = Open { entries: Vec::new(), batches: Vec::new(), len: 0, sum: 0, end: End::Unused };
     let used = used_len(content);
     if used == 0 {
         return open;
@@ -175,6 +177,7 @@ pub(crate) fn read_open(content: &Bytes, preallocated: u64) -> Open {
             Err(error) => break classify(content, offset, used, open.batches.len(), &error, preallocated),
         }
     };
+    open.sum = Extent::sum_of(content, &open.batches);
     open
 }
 
@@ -279,12 +282,13 @@ pub(crate) fn encode(entries: &[Entry]) -> Vec<u8> {
     content
 }
 
-/// Where the entries lie in what [`encode`] makes of them.
-pub(crate) fn extent(first: u64, entries: &[Entry]) -> Extent {
+/// Where the entries lie in `content`, which [`encode`] made of them.
+pub(crate) fn extent(first: u64, entries: &[Entry], content: &[u8]) -> Extent {
     let mut extent = Extent::empty(first);
     for entries in entries.chunks(MAX_ENTRIES) {
+        let start = to_usize(extent.end);
         let data_len = entries.iter().map(|entry| entry.data.len()).sum();
-        extent.push(entries.len(), encoded_len(entries.len(), data_len));
+        extent.push(entries.len(), &content[start..start + encoded_len(entries.len(), data_len)]);
     }
     extent
 }

@@ -8,6 +8,7 @@ use super::extent::Extent;
 use super::file_system::Disk;
 use super::files;
 use super::identity::{self, Bound};
+use super::manifest::{Keeper, Manifest, Use};
 use super::metadata::{self, Record};
 use super::names::{ClosedName, LOCK, MARKER};
 use super::retention::give_up_older_snapshots;
@@ -76,6 +77,7 @@ pub struct LogStore<D: Disk> {
     marker: Option<Marker>,
     /// The identity in the file that fits the log.
     identity: Option<Bound>,
+    keeper: Keeper<D>,
     latched: Option<String>,
 }
 
@@ -105,8 +107,8 @@ impl<D: Disk> LogStore<D> {
                  that index, or of a term above that one, is committed"
             );
         }
-        let store = Self {
-            writer: Writer::new(disk.clone(), options.segment_size),
+        let mut store = Self {
+            writer: Writer::new(disk.clone(), options.segment_size, opened.next_counter),
             disk,
             options,
             _lock: lock,
@@ -115,8 +117,10 @@ impl<D: Disk> LogStore<D> {
             closed: opened.closed,
             marker: opened.marker,
             identity,
+            keeper: opened.keeper,
             latched: None,
         };
+        store.note(false)?;
         Ok((store, loaded))
     }
 
@@ -154,6 +158,8 @@ impl<D: Disk> LogStore<D> {
             store.finish_segment()?;
             snapshot::publish(&store.disk, metadata)?;
             store.snapshot = Some(metadata.clone());
+            // Before anything goes that the one before names.
+            store.note(false)?;
             store.clear_marker(metadata.index, metadata.term)?;
             store.bind_anew(metadata)?;
             retention::remove_old_snapshots(&store.disk)?;
@@ -196,6 +202,8 @@ impl<D: Disk> LogStore<D> {
             store.snapshot = None;
             store.identity = None;
             store.marker = None;
+            store.keeper.forget();
+            store.note(false)?;
             Ok(true)
         });
         result.or_else(|error| if error.is_no_space() { Ok(false) } else { Err(error) })
@@ -255,7 +263,8 @@ impl<D: Disk> LogStore<D> {
     pub fn close(mut self) -> Result<(), DiskError> {
         self.guarded(|store| {
             store.finish_segment()?;
-            store.writer.remove_prepared()
+            store.writer.remove_prepared()?;
+            store.note(false)
         })
     }
 
@@ -300,7 +309,37 @@ impl<D: Disk> LogStore<D> {
         if tail.first < next && !planted::bug!(TruncationForgotten) {
             self.truncate(tail.first)?;
         }
-        self.writer.append(tail.first, &tail.entries, &mut self.closed)
+        let Self { writer, closed, keeper, record, snapshot, marker, .. } = self;
+        writer.append(tail.first, &tail.entries, closed, |closed, first, counter| {
+            let place = (first, Use::Open(counter));
+            keeper.note(Manifest::new(record, snapshot.as_ref(), *marker, closed, place), false)
+        })
+    }
+
+    /// Writes the manifest as everything is now. `keep_old` says that the one before stays true without this one.
+    fn note(&mut self, keep_old: bool) -> Result<(), DiskError> {
+        let place = match self.writer.place() {
+            Some((first, counter)) => (first, Use::Open(counter)),
+            None => (self.next_index(), Use::Free(self.writer.free_counter())),
+        };
+        self.note_with(place, keep_old)
+    }
+
+    fn note_with(&mut self, place: (u64, Use), keep_old: bool) -> Result<(), DiskError> {
+        if self.record == Record::default() && place.0 == 1 && self.keeper.is_empty() {
+            // A directory that was never used stays as it is.
+            return Ok(());
+        }
+        let manifest = Manifest::new(&self.record, self.snapshot.as_ref(), self.marker, &self.closed, place);
+        self.keeper.note(manifest, keep_old)
+    }
+
+    /// Says that the log behind `next` is about to go; nothing that the manifest names does.
+    fn note_cut(&mut self, next: u64) -> Result<(), DiskError> {
+        if planted::bug!(CutNotNoted) {
+            return Ok(());
+        }
+        self.note_with((next, Use::Cut(self.writer.free_counter())), false)
     }
 
     fn write_hard_state(&mut self, hard_state: HardState) -> Result<(), DiskError> {
@@ -313,10 +352,16 @@ impl<D: Disk> LogStore<D> {
         }
         metadata::write(&self.disk, &record).map_err(|error| error.without_space("metadata"))?;
         self.record = record;
-        Ok(())
+        // Before anybody hears of it, so that an older copy is known for what it is.
+        self.note(true)
     }
 
     fn finish_segment(&mut self) -> Result<(), DiskError> {
+        if self.writer.extent().is_none() && self.writer.place().is_some() {
+            // The manifest says that the file is there, and it is about to go.
+            let place = (self.next_index(), Use::Free(self.writer.free_counter()));
+            self.note_with(place, false)?;
+        }
         let finished = self.writer.finish()?;
         self.closed.extend(finished);
         Ok(())
@@ -345,6 +390,9 @@ impl<D: Disk> LogStore<D> {
         })?;
         snapshot::publish(&self.disk, metadata)?;
         self.snapshot = Some(metadata.clone());
+        let replaced = std::mem::take(&mut self.closed);
+        self.note_cut(metadata.index.0 + 1)?;
+        self.closed = replaced;
         if let Some(bound) = self.identity {
             self.write_identity(Bound::to_snapshot(bound.cluster, metadata))?;
         }
@@ -352,6 +400,7 @@ impl<D: Disk> LogStore<D> {
             retention::remove_segments_from_end(&self.disk, &mut self.closed, 0)?;
             retention::remove_ignored_segments(&self.disk)?;
         }
+        self.note(false)?;
         self.clear_marker(metadata.index, metadata.term)?;
         retention::remove_old_snapshots(&self.disk)
     }
@@ -367,6 +416,7 @@ impl<D: Disk> LogStore<D> {
             return Err(DiskError::Invalid(format!("the log does not reach back to entry {first}")));
         }
         self.finish_segment()?;
+        self.note_cut(first)?;
         let keep = self.closed.partition_point(|segment| segment.extent.first < first);
         retention::remove_segments_from_end(&self.disk, &mut self.closed, keep)?;
         let Some(last) = self.closed.last() else { return Ok(()) };
@@ -432,9 +482,11 @@ impl<D: Disk> LogStore<D> {
             return Ok(());
         }
         let what = format!("remove {MARKER}");
+        self.marker = None;
+        // First, or a crash would bring it back.
+        self.note(false)?;
         files::remove_if_exists(&self.disk, MARKER, &what)?;
         files::sync_directory(&self.disk, &what)?;
-        self.marker = None;
         tracing::info!(%committed, "this node has caught up after the damage to its log and votes again");
         Ok(())
     }
@@ -509,5 +561,5 @@ pub(crate) fn write_closed<D: Disk>(
         return Err(error.without_space_for_new(&name.name));
     }
     files::sync_directory(disk, what)?;
-    Ok(Finished { name, extent: segment::extent(first, entries) })
+    Ok(Finished { name, extent: segment::extent(first, entries, &content) })
 }

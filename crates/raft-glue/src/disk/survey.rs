@@ -3,7 +3,8 @@
 use super::error::DiskError;
 use super::file_system::Disk;
 use super::files;
-use super::names::{ASIDE, ClosedName, MARKER, MAX_NAME_LEN, OpenName, SnapshotName, TEMPORARY};
+use super::manifest::{self, Manifest};
+use super::names::{ASIDE, ClosedName, MANIFEST, MARKER, MAX_NAME_LEN, OpenName, SnapshotName, TEMPORARY};
 use crate::{LogIndex, Term, has_caught_up};
 
 /// Files that C creates for a moment at its start.
@@ -22,6 +23,10 @@ pub(crate) struct Survey {
     pub(crate) leftovers: Vec<String>,
     /// What a repair noted, and the node has not caught up since.
     pub(crate) marker: Option<Marker>,
+    /// The file that says so is gone, and the manifest remembers it.
+    pub(crate) marker_is_lost: bool,
+    /// What the directory should hold, if it says so.
+    pub(crate) manifest: Option<Manifest>,
     /// The next number for files moved aside.
     pub(crate) next_aside: u64,
 }
@@ -58,6 +63,8 @@ pub(crate) fn survey<D: Disk>(disk: &D) -> Result<Survey, DiskError> {
             if !exists(&snapshot.to_string()) {
                 survey.leftovers.push(name.to_owned());
             }
+        } else if name == MANIFEST {
+            survey.manifest = manifest::load(disk, entry);
         } else if name.starts_with(TEMPORARY) || PROBES.contains(&name) {
             // A directory of such a name is none of ours, and could not be removed like a file.
             if !entry.is_file {
@@ -69,6 +76,12 @@ pub(crate) fn survey<D: Disk>(disk: &D) -> Result<Survey, DiskError> {
         } else if name == MARKER {
             survey.marker = Some(read_marker(disk)?);
         }
+    }
+    // Somebody removed the note of a damage that the node has not made up for.
+    let noted = survey.manifest.as_ref().and_then(|manifest| manifest.marker);
+    if survey.marker.is_none() && !planted::bug!(MarkerNotRestored) {
+        survey.marker = noted;
+        survey.marker_is_lost = noted.is_some();
     }
     survey.closed.sort();
     survey.open.sort();
@@ -115,9 +128,10 @@ impl Marker {
 }
 
 impl Survey {
-    /// Whether anything but metadata is there.
+    /// Whether anything but metadata is there, or was there as the manifest says.
     pub(crate) fn has_data(&self) -> bool {
-        !self.closed.is_empty() || !self.open.is_empty() || !self.snapshots.is_empty()
+        let is_known = self.manifest.as_ref().is_some_and(Manifest::has_data);
+        !self.closed.is_empty() || !self.open.is_empty() || !self.snapshots.is_empty() || is_known
     }
 }
 

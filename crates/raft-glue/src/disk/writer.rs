@@ -28,7 +28,7 @@ const GROWTH: u64 = BLOCK_LEN as u64;
 const TAIL_LEN: u64 = PREAMBLE_LEN as u64;
 
 /// A segment that got its final name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Finished {
     pub(crate) name: ClosedName,
     pub(crate) extent: Extent,
@@ -71,12 +71,13 @@ struct Part<'a> {
 }
 
 impl<D: Disk> Writer<D> {
-    /// `segment_size` is the size that open segments are created with. The directory holds none.
-    pub(crate) fn new(disk: D, segment_size: u64) -> Self {
+    /// `segment_size` is the size that open segments are created with, and the first has the counter `next_counter`. The
+    /// directory holds none.
+    pub(crate) fn new(disk: D, segment_size: u64, next_counter: u64) -> Self {
         Self {
             disk,
             segment_size,
-            next_counter: 1,
+            next_counter,
             current: None,
             prepared: VecDeque::new(),
             buffer: BlockBuffer::default(),
@@ -93,8 +94,19 @@ impl<D: Disk> Writer<D> {
         self.current.as_ref().map(|current| current.segment.name.name.as_str())
     }
 
+    /// Index at which the current segment begins, and its counter.
+    pub(crate) fn place(&self) -> Option<(u64, u64)> {
+        self.current.as_ref().map(|current| (current.extent.first, current.segment.name.counter))
+    }
+
+    /// The lowest counter that no segment in use has had.
+    pub(crate) fn free_counter(&self) -> u64 {
+        self.prepared.front().map_or(self.next_counter, |segment| segment.name.counter)
+    }
+
     /// Writes the entries from index `first` on durably, as one batch if it fits. Segments that became full on the way
-    /// are given to `finished`.
+    /// are given to `finished`. Before a segment gets its first byte, `put_to_use` is told of all finished ones, of the
+    /// index at which it begins, and of its counter.
     ///
     /// Fails with [`DiskError::NoSpace`] before anything is written.
     pub(crate) fn append(
@@ -102,6 +114,7 @@ impl<D: Disk> Writer<D> {
         first: u64,
         entries: &[Entry],
         finished: &mut Vec<Finished>,
+        mut put_to_use: impl FnMut(&[Finished], u64, u64) -> Result<(), DiskError>,
     ) -> Result<(), DiskError> {
         let parts = self.lay_out(entries);
         self.reserve(&parts)?;
@@ -110,7 +123,9 @@ impl<D: Disk> Writer<D> {
             if part.fresh {
                 finished.extend(self.finish()?);
                 let segment = self.prepared.pop_front().expect("a segment was reserved for every part");
+                let counter = segment.name.counter;
                 self.current = Some(Current { segment, extent: Extent::empty(first), tail: Vec::new() });
+                put_to_use(finished, first, counter)?;
             }
             let written = self.write(part);
             self.buffer.rest();
@@ -234,8 +249,8 @@ impl<D: Disk> Writer<D> {
         if !planted::bug!(SkipSync) {
             segment.file.sync().map_err(DiskError::io(what, "fsync"))?;
         }
-        current.extent.push(part.entries.len(), len);
         let content = &blocks[..to_usize(part.end - start)];
+        current.extent.push(part.entries.len(), &content[content.len() - len..]);
         current.tail.clear();
         current.tail.extend_from_slice(&content[content.len() / BLOCK_LEN * BLOCK_LEN..]);
         Ok(())

@@ -5,7 +5,9 @@
 
 use std::io::Write;
 
-use raft_glue::disk::{DiskError, Fault, LogOptions, LogStore, MemoryDisk, Shortage, bootstrap, recover};
+use raft_glue::disk::{
+    Disk, DiskError, Fault, LogOptions, LogStore, MemoryDisk, Shortage, bootstrap, recover,
+};
 use raft_glue::{Entry, HardState, Loaded, LogIndex, NodeId, Persist, SnapshotMetadata, Term};
 
 use crate::fixture::*;
@@ -363,4 +365,58 @@ fn a_store_that_ran_out_of_space_is_not_latched() {
     disk.set_capacity(None);
     store.persist(&more).unwrap();
     check_log(&open(&disk.crash()).1, 1, 100, 1);
+}
+
+/// A file is gone or older when the node comes back from a power failure: nobody may take the rest for the whole log.
+#[test]
+fn no_power_loss_hides_that_a_file_is_missing() {
+    let acts = script();
+    let whole = MemoryDisk::new(0);
+    play(&whole, &acts);
+    let mut tried = (0, 0);
+    for stop in 0..=whole.operations() {
+        let disk = MemoryDisk::new(0);
+        disk.inject(Fault::PowerOff(stop));
+        let (confirmed, possible) = play(&disk, &acts);
+        for seed in 0..3 {
+            let crashed = disk.crash_with(stop * 1000 + seed);
+            for name in crashed.names() {
+                let lost = crashed.crash();
+                lost.unlink(&name).unwrap();
+                lost.sync_directory().unwrap();
+                let options = LogOptions { auto_recovery: true, ..options() };
+                let Ok((_, loaded)) = LogStore::open(lost.crash(), options) else { continue };
+                let context = format!("stop {stop} seed {seed} without {name} of {:?}", crashed.names());
+                check_lost(&loaded, &confirmed, &possible, &context);
+                tried.0 += 1;
+                tried.1 += u32::from(loaded.no_vote_until.is_some());
+            }
+        }
+    }
+    tell(&format!("{} starts without one file, {} of them without a vote", tried.0, tried.1));
+    assert!(tried.1 > 1000);
+}
+
+/// What is there is what was handed in, and either it is all that was confirmed or the node knows what it lacks.
+fn check_lost(loaded: &Loaded, confirmed: &Model, possible: &[Model], context: &str) {
+    let states = || possible.iter().chain([confirmed]);
+    let known = |loaded: HardState| states().any(|model| model.hard_state == loaded);
+    assert!(known(loaded.hard_state), "{context}: {:?}, {:?}", loaded.hard_state, confirmed.hard_state);
+    let next = loaded.first_index.0 + loaded.entries.len() as u64;
+    let snapshot_index = loaded.snapshot.as_ref().map_or(0, |snapshot| snapshot.index.0);
+    for index in (snapshot_index + 1).max(loaded.first_index.0)..next {
+        let found = loaded_entry(loaded, index);
+        assert!(states().any(|model| model.entry(index) == found), "{context}: entry {index}");
+    }
+    let cut = possible.iter().map(|model| {
+        let same = |index: &u64| confirmed.entry(*index) != model.entry(*index);
+        (confirmed.first.max(model.first)..confirmed.next()).find(same).unwrap_or_else(|| confirmed.next())
+    });
+    let safe = cut.min().unwrap_or_else(|| confirmed.next());
+    let has_all = snapshot_index >= confirmed.snapshot_index() && next >= safe
+        || (snapshot_index < confirmed.snapshot_index()
+            && next >= safe
+            && loaded.first_index.0 <= snapshot_index + 1);
+    let waits = loaded.no_vote_until.is_some_and(|until| until.0 + 1 >= safe);
+    assert!(has_all || waits, "{context}: {next} of {safe}, waits {:?}", loaded.no_vote_until);
 }

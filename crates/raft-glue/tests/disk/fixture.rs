@@ -1,7 +1,7 @@
 //! Entries, steps and snapshots that the tests write.
 
 use bytes::Bytes;
-use raft_glue::disk::{Disk, LogOptions, LogStore, write_snapshot};
+use raft_glue::disk::{Disk, LogOptions, LogStore, MemoryDisk, write_snapshot};
 use raft_glue::{
     Configuration, Entry, EntryKind, HardState, InstalledSnapshot, Loaded, LogIndex, NodeId, Persist, Role,
     Server, SnapshotMetadata, Term,
@@ -97,4 +97,20 @@ pub(crate) fn names<D: Disk>(disk: &D) -> Vec<String> {
 pub(crate) fn check_log(loaded: &Loaded, first: u64, last: u64, term: u64) {
     assert_eq!(loaded.first_index.0, first);
     assert_eq!(loaded.entries, entries(first, last, term));
+}
+
+/// The file that says what the directory held.
+pub(crate) const MANIFEST: &str = "tmp-log-manifest";
+
+/// All names but that one.
+pub(crate) fn names_of_c<D: Disk>(disk: &D) -> Vec<String> {
+    names(disk).into_iter().filter(|name| name != MANIFEST).collect()
+}
+
+/// Makes the directory one that C has used last: it deletes this file whenever a node is created.
+pub(crate) fn used_by_c(disk: &MemoryDisk) {
+    if disk.content(MANIFEST).is_some() {
+        disk.unlink(MANIFEST).unwrap();
+        disk.sync_directory().unwrap();
+    }
 }

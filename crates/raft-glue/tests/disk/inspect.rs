@@ -192,6 +192,7 @@ fn a_member_of_a_cluster_is_told_that_it_would_wait() {
             ("corrupt-1-x", OtherKind::Aside),
             ("dqlite-lock", OtherKind::Lock),
             ("notes.txt", OtherKind::Foreign),
+            ("tmp-log-manifest", OtherKind::Manifest),
         ]
     );
 }

@@ -9,6 +9,7 @@ mod fixture;
 mod golden;
 mod identity;
 mod inspect;
+mod manifest;
 mod member;
 mod offline;
 mod store;

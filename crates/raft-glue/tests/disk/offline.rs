@@ -65,10 +65,13 @@ fn recover_appends_the_configuration() {
             "backup-1-configuration",
             "backup-1-metadata1",
             "backup-1-open-1",
+            "backup-1-tmp-log-manifest",
             "backup-2-configuration",
             "backup-2-metadata1",
+            "backup-2-tmp-log-manifest",
             "dqlite-lock",
-            "metadata1"
+            "metadata1",
+            "tmp-log-manifest"
         ]
     );
     let servers = |name: &str| String::from_utf8(disk.content(name).unwrap()).unwrap();

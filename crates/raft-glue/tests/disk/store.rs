@@ -22,7 +22,7 @@ fn a_pristine_directory_stays_empty_until_something_is_written() {
     let second = LogStore::open(disk.clone(), LogOptions::default());
     assert!(matches!(second.unwrap_err(), LoadError::Disk(DiskError::Locked)));
     store.close().unwrap();
-    assert_eq!(names(&disk), ["dqlite-lock"]);
+    assert_eq!(names_of_c(&disk), ["dqlite-lock"]);
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn what_was_persisted_is_loaded_after_a_kill_and_after_a_stop() {
     store.persist(&[step(41, 41, 1)]).unwrap();
     store.close().unwrap();
     assert_eq!(
-        names(&disk),
+        names_of_c(&disk),
         [
             "0000000000000001-0000000000000040",
             "0000000000000041-0000000000000041",
@@ -205,7 +205,7 @@ fn a_snapshot_ends_the_segment_and_trims_what_lies_behind_the_trailing_entries()
         }
     }
     assert_eq!(
-        names(&disk).into_iter().filter(|name| !name.starts_with("open")).collect::<Vec<_>>(),
+        names_of_c(&disk).into_iter().filter(|name| !name.starts_with("open")).collect::<Vec<_>>(),
         [
             "0000000000000031-0000000000000040",
             "dqlite-lock",
@@ -402,7 +402,7 @@ fn a_snapshot_without_space_takes_the_place_of_the_oldest() {
     }
     disk.set_capacity(Some(disk.used() + 100));
     assert!(write(&disk, 30, 1).unwrap_err().is_no_space());
-    assert!(!names(&disk).iter().any(|name| name.starts_with("tmp-")));
+    assert!(!names_of_c(&disk).iter().any(|name| name.starts_with("tmp-")));
     assert!(give_up_older_snapshots(&disk).unwrap());
     assert!(!give_up_older_snapshots(&disk).unwrap(), "the newest stays");
     assert_eq!(open(&disk.crash()).1.snapshot, Some(metadata(20, 1)));

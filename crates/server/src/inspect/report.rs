@@ -220,6 +220,7 @@ pub(super) fn kind(kind: OtherKind) -> &'static str {
         OtherKind::Marker => "marker",
         OtherKind::Identity => "identity of the cluster",
         OtherKind::Moving => "note that the log is moved aside",
+        OtherKind::Manifest => "what the directory held, to notice files that are missing or older",
         OtherKind::Foreign => "foreign",
     }
 }

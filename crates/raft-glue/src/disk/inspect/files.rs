@@ -11,7 +11,8 @@ use crate::disk::file_system::Disk;
 use crate::disk::files;
 use crate::disk::metadata::Record;
 use crate::disk::names::{
-    ASIDE, BACKUP, ClosedName, IDENTITY, LOCK, MARKER, METADATA, MOVING, OpenName, SnapshotName, TEMPORARY,
+    ASIDE, BACKUP, ClosedName, IDENTITY, LOCK, MANIFEST, MARKER, METADATA, MOVING, OpenName, SnapshotName,
+    TEMPORARY,
 };
 use crate::disk::segment::{self, End};
 use crate::disk::snapshot::{self, Unusable};
@@ -227,6 +228,7 @@ pub(super) fn others(sizes: &Sizes) -> Vec<OtherFile> {
             MARKER => OtherKind::Marker,
             IDENTITY => OtherKind::Identity,
             MOVING => OtherKind::Moving,
+            MANIFEST => OtherKind::Manifest,
             _ if name.starts_with(TEMPORARY) => OtherKind::Temporary,
             _ if name.starts_with(ASIDE) => OtherKind::Aside,
             _ if name.starts_with(BACKUP) => OtherKind::Backup,

@@ -185,6 +185,8 @@ pub enum OtherKind {
     Identity,
     /// Says that the log is being moved aside, which the next start finishes.
     Moving,
+    /// Says what the directory held when it was written, unless C has used the directory since.
+    Manifest,
     /// Not ours.
     Foreign,
 }

@@ -38,7 +38,7 @@ pub(super) fn find(examined: &Examined, segments: &[Segment], snapshots: &[Snaps
     let voters =
         examined.configuration.as_ref().map_or(0, |(_, configuration)| configuration.voters().count());
     let mut problems: Vec<Problem> = Vec::new();
-    problems.extend(examined.loss.as_ref().map(|found| loss(found, voters)));
+    problems.extend(examined.loss.as_ref().map(|found| loss(examined, found, voters)));
     problems.extend(metadata(examined, voters));
     problems.extend(examined.harmless.iter().map(harmless));
     let is_known = |problems: &[Problem], name: &str| {
@@ -81,7 +81,7 @@ pub(super) fn find(examined: &Examined, segments: &[Segment], snapshots: &[Snaps
     problems
 }
 
-fn loss(loss: &Loss, voters: usize) -> Problem {
+fn loss(examined: &Examined, loss: &Loss, voters: usize) -> Problem {
     let outcome = if voters >= 2 {
         format!(
             "a start with auto-recovery keeps the log up to entry {}, moves {} aside, and neither votes nor leads \
@@ -102,7 +102,7 @@ fn loss(loss: &Loss, voters: usize) -> Problem {
         outcome,
         remedy: Some(remedy),
     };
-    match loss_error(loss, voters) {
+    match loss_error(examined, loss, voters) {
         LoadError::Damaged { file, message, remedy, .. }
         | LoadError::Snapshot { file, message, remedy }
         | LoadError::Metadata { file, message, remedy } => from(file, message, remedy),
