@@ -64,6 +64,7 @@ fn apply_to(
         return Err(generation.violate(state, reason).into());
     }
     state.captured = state.index.max_frame();
+    generation.publish_schema(state);
     state.committed = state.captured;
     state.committed_pages = page_count;
     state.deleted = deleted;

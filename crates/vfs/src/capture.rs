@@ -10,7 +10,7 @@ use libsqlite3_sys as ffi;
 
 use crate::delete::is_delete_marker;
 use crate::error::Veto;
-use crate::generation::{Generation, Speculative, State};
+use crate::generation::{COOKIE_FIELD, Generation, Speculative, State};
 use crate::handle::{DeleteRequest, Handle};
 use crate::locks::{WRITE, bit};
 use crate::page::Page;
@@ -21,7 +21,10 @@ impl Generation {
     /// Captures what was committed under the WRITE lock, forgets what was not, and frees the lock.
     pub(crate) fn release_write(&self, state: &mut State, handle: &Handle) {
         match state.capture(handle) {
-            Ok(true) => handle.set_delete(DeleteRequest::None),
+            Ok(true) => {
+                self.publish_schema(state);
+                handle.set_delete(DeleteRequest::None);
+            }
             Ok(false) if handle.delete() == DeleteRequest::Requested => {
                 // SQLite says only afterwards whether this was COMMIT or ROLLBACK, see `commit_done` and `settle`.
                 handle.set_delete(DeleteRequest::Undecided);
@@ -82,8 +85,15 @@ impl State {
             ));
         }
         let first = self.captured + 1;
-        if (first..=max_frame).any(|number| self.wal.frame(number).is_none_or(|frame| frame.page.is_none())) {
-            return Err(format!("a frame of {first} to {max_frame} has no page"));
+        for number in first..=max_frame {
+            let Some((frame, page)) =
+                self.wal.frame(number).and_then(|frame| Some((frame, frame.page.as_ref()?)))
+            else {
+                return Err(format!("a frame of {first} to {max_frame} has no page"));
+            };
+            if frame.page_number() == 1 {
+                self.cookie = page.field(COOKIE_FIELD);
+            }
         }
         let delete_marker = first == max_frame
             && self.wal.frame(first).is_some_and(|frame| {
@@ -114,6 +124,9 @@ impl State {
         }
         let last = pages.len() - 1;
         for (place, (number, page)) in pages.into_iter().enumerate() {
+            if number == 1 {
+                self.cookie = page.field(COOKIE_FIELD);
+            }
             let commit_size = if place == last { page_count } else { 0 };
             self.wal.push(Frame::build(number, commit_size, header.salts, &mut header.frame_checksum, page));
             header.max_frame += 1;

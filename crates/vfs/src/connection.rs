@@ -4,6 +4,7 @@
 //! connection and its statements can be sent to other threads; interrupts go around it.
 
 use std::ffi::{CStr, c_int, c_void};
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libsqlite3_sys as ffi;
@@ -17,6 +18,7 @@ use crate::limits;
 use crate::name::DatabaseName;
 use crate::page::Position;
 use crate::register::Registration;
+use crate::schema_check::Known;
 use crate::shim;
 use crate::statement::{Interruptible, Prepared, Statement};
 use crate::turns;
@@ -71,8 +73,15 @@ pub(crate) struct Inner {
     calls: Mutex<()>,
     /// What SQLite's callbacks for this connection use; it lives until the connection is closed.
     pub(crate) watch: Arc<Watch>,
+    pub(crate) known: Mutex<Known>,
+    /// Changes of the schema by this connection, as far as statements have to be checked again for them.
+    pub(crate) schema_changes: AtomicU32,
+    /// Whether it has changed the schema in a transaction that may still be open.
+    pub(crate) has_changed: AtomicBool,
+    /// Whether it may have temporary views and triggers, or an attached database.
+    pub(crate) has_others: AtomicBool,
     /// Keeps the VFS registered.
-    _registration: Arc<Registration>,
+    pub(crate) registration: Arc<Registration>,
 }
 
 // SAFETY: `db` is used only while `calls` is held, see `enter`.
@@ -91,7 +100,7 @@ impl Inner {
         Entered { db: self.db, _calls: self.calls.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
-    fn handle(&self) -> &Arc<Handle> {
+    pub(crate) fn handle(&self) -> &Arc<Handle> {
         self.handle.as_ref().expect("set before the connection is given out")
     }
 
@@ -158,13 +167,29 @@ impl std::fmt::Debug for Connection {
 
 impl Connection {
     pub(crate) fn open(registration: &Arc<Registration>, name: &DatabaseName) -> Result<Self, SqlError> {
+        Self::open_with(registration, name, ffi::SQLITE_OPEN_CREATE)
+    }
+
+    /// As [`open`](Self::open), but makes no database: without one the code is `SQLITE_CANTOPEN`.
+    pub(crate) fn open_existing(
+        registration: &Arc<Registration>,
+        name: &DatabaseName,
+    ) -> Result<Self, SqlError> {
+        Self::open_with(registration, name, 0)
+    }
+
+    fn open_with(
+        registration: &Arc<Registration>,
+        name: &DatabaseName,
+        create: c_int,
+    ) -> Result<Self, SqlError> {
         // A name from the log can be one that SQLite does not pass on to the VFS as it is.
         DatabaseName::new(name.as_bytes())
             .map_err(|error| SqlError { code: ffi::SQLITE_CANTOPEN, message: error.to_string() })?;
         let mut db = std::ptr::null_mut();
         // A host may have turned the shared cache on; connections that share one would share a handle and its locks.
         let flags = ffi::SQLITE_OPEN_READWRITE
-            | ffi::SQLITE_OPEN_CREATE
+            | create
             | ffi::SQLITE_OPEN_NOMUTEX
             | ffi::SQLITE_OPEN_PRIVATECACHE
             | ffi::SQLITE_OPEN_EXRESCODE;
@@ -180,7 +205,11 @@ impl Connection {
             handle: None,
             calls: Mutex::new(()),
             watch: Watch::new(db, Arc::clone(&registration.shared.settings)),
-            _registration: Arc::clone(registration),
+            known: Mutex::default(),
+            schema_changes: AtomicU32::new(0),
+            has_changed: AtomicBool::new(false),
+            has_others: AtomicBool::new(false),
+            registration: Arc::clone(registration),
         };
         if code != ffi::SQLITE_OK {
             return Err(inner.enter().error(code));
@@ -188,6 +217,10 @@ impl Connection {
         let handle = configure(&inner.enter(), &inner.watch)?;
         inner.handle = Some(handle);
         Ok(Self { inner: Arc::new(inner), _not_sync: std::marker::PhantomData })
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
     }
 
     /// The database, whichever generation is current by now.

@@ -59,6 +59,8 @@ pub struct Database {
     current: Mutex<Arc<Generation>>,
     open_handles: AtomicUsize,
     restored: AtomicBool,
+    /// What its connections know of its schema.
+    pub(crate) schema: crate::schema_check::Shared,
 }
 
 impl fmt::Debug for Database {
@@ -83,6 +85,7 @@ impl Database {
             current: Mutex::new(Arc::new(generation)),
             open_handles: AtomicUsize::new(0),
             restored: AtomicBool::new(false),
+            schema: Mutex::default(),
         }
     }
 

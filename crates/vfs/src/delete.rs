@@ -51,6 +51,7 @@ impl Generation {
     pub(crate) fn settle(&self, state: &mut State, handle: &Handle) {
         if handle.delete() == DeleteRequest::Undecided {
             handle.set_delete(DeleteRequest::None);
+            self.publish_schema(state);
             state.free_write(handle);
         }
     }

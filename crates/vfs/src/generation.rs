@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::c_int;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libsqlite3_sys as ffi;
@@ -28,6 +29,8 @@ use crate::wal_index::{REGION_LEN, WalIndex};
 
 /// Offset of the size in pages in the header of page 1.
 pub(crate) const SIZE_FIELD: usize = 28;
+/// Offset of the schema cookie there, which SQLite changes with the schema.
+pub(crate) const COOKIE_FIELD: usize = 40;
 
 /// A captured transaction that the log has not committed yet.
 pub(crate) struct Speculative {
@@ -54,6 +57,9 @@ pub(crate) struct Generation {
     pub(crate) id: u64,
     pub(crate) name: DatabaseName,
     pub(crate) settings: Arc<Settings>,
+    /// Changes of the schema so far, for those that look without the mutex. It follows what readers can see, never the
+    /// other way round.
+    schema_version: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -74,6 +80,10 @@ pub(crate) struct State {
     pub(crate) committed: u32,
     pub(crate) committed_pages: u32,
     pub(crate) captured: u32,
+    /// Schema cookie as of frame `captured`.
+    pub(crate) cookie: u32,
+    /// What it was when the schema version was changed last.
+    published_cookie: u32,
     /// Whether the committed state is that of a deleted database.
     pub(crate) deleted: bool,
     /// Count of WAL restarts, which goes into the WAL header.
@@ -98,6 +108,7 @@ pub(crate) enum Mode {
 impl Generation {
     pub(crate) fn new(id: u64, name: DatabaseName, settings: Arc<Settings>, seed: Seed) -> Self {
         let deleted = is_delete_marker(seed.table.get(1), seed.page_count);
+        let cookie = seed.table.get(1).map_or(0, |page| page.field(COOKIE_FIELD));
         let state = State {
             index: WalIndex::new(seed.change, seed.page_count, seed.salts),
             wal: Wal::new(),
@@ -110,6 +121,8 @@ impl Generation {
             committed: 0,
             committed_pages: seed.page_count,
             captured: 0,
+            cookie,
+            published_cookie: cookie,
             deleted,
             restarts: 0,
             queue: VecDeque::new(),
@@ -119,7 +132,7 @@ impl Generation {
             veto: None,
             failure: None,
         };
-        Self { id, name, settings, state: Mutex::new(state) }
+        Self { id, name, settings, schema_version: AtomicU32::new(0), state: Mutex::new(state) }
     }
 
     /// The state. A panic of another holder is caught at the FFI border; the state it left is judged by the invariants.
@@ -132,6 +145,19 @@ impl Generation {
         state.fenced = true;
         let reason = state.failure.get_or_insert(reason).clone();
         Error::Invariant { database: self.name.to_string(), reason }
+    }
+
+    /// Changes with the schema; equal numbers of one generation mean that it did not change in between.
+    pub(crate) fn schema_version(&self) -> u32 {
+        self.schema_version.load(Ordering::Acquire)
+    }
+
+    /// Lets those that look without the mutex know whether the schema has changed.
+    pub(crate) fn publish_schema(&self, state: &mut State) {
+        if state.published_cookie != state.cookie {
+            state.published_cookie = state.cookie;
+            self.schema_version.fetch_add(1, Ordering::Release);
+        }
     }
 
     /// The latched failure, if there is one.

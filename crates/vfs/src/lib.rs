@@ -15,6 +15,7 @@ mod database;
 mod delete;
 mod depth;
 mod error;
+mod expansion;
 mod files;
 mod first_page;
 mod functions;
@@ -26,6 +27,8 @@ mod name;
 mod options;
 mod page;
 mod register;
+mod schema;
+mod schema_check;
 mod shim;
 mod signals;
 #[cfg(test)]

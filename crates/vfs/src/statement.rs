@@ -7,8 +7,8 @@ use bytes::Bytes;
 use libsqlite3_sys as ffi;
 
 use crate::connection::{Inner, Lifetime};
-use crate::depth;
 use crate::error::SqlError;
+use crate::schema_check::{Checked, Effect};
 use crate::surface;
 
 /// Outcome of a step.
@@ -59,6 +59,10 @@ const TRIES: usize = 8;
 pub struct Statement {
     raw: *mut ffi::sqlite3_stmt,
     inner: Arc<Inner>,
+    /// Outcome of the last check; none for statements of the node itself.
+    checked: Option<Checked>,
+    /// Whether it has yielded a row and not ended.
+    is_running: bool,
     /// Texts and blobs that parameters are bound to: SQLite reads them where they are.
     bound: Vec<Bytes>,
 }
@@ -93,15 +97,11 @@ impl Statement {
         if matches!(sql, [] | [0, ..]) {
             return Ok(Prepared { statement: None, consumed: sql.len() });
         }
-        if sql.len() > depth::SHORT_TEXT_LEN && depth::units(sql) > depth::MAX_STATEMENT_UNITS {
-            return Err(SqlError {
-                code: ffi::SQLITE_ERROR,
-                message:
-                    "statement nests too deep: its subqueries, common table expressions or generated columns \
-                    build on each other too often"
-                        .into(),
-            });
-        }
+        // Statements of the node itself are neither deep nor large, whatever the schema.
+        let checked = match interruptible {
+            Interruptible::Yes => Some(inner.check(sql)?),
+            Interruptible::No => None,
+        };
         let flags = match lifetime {
             Lifetime::Transient => 0,
             Lifetime::Persistent => ffi::SQLITE_PREPARE_PERSISTENT,
@@ -147,7 +147,13 @@ impl Statement {
             // SAFETY: SQLite sets the tail to a place in the text or right behind it.
             usize::try_from(unsafe { tail.offset_from(start) }).map_or(sql.len(), |len| len.min(sql.len()))
         };
-        let statement = (!raw.is_null()).then(|| Self { raw, inner: Arc::clone(inner), bound: Vec::new() });
+        let statement = (!raw.is_null()).then(|| Self {
+            raw,
+            inner: Arc::clone(inner),
+            checked,
+            is_running: false,
+            bound: Vec::new(),
+        });
         Ok(Prepared { statement, consumed })
     }
 
@@ -295,6 +301,9 @@ impl Statement {
     /// # Errors
     /// SQLite's, among them the code of a [`Veto`](crate::Veto).
     pub fn step(&mut self) -> Result<Step, SqlError> {
+        if !self.is_running {
+            self.check_again()?;
+        }
         let entered = self.inner.enter();
         let call = self.inner.watch.begin();
         // SAFETY: the statement is alive and its connection entered.
@@ -307,8 +316,32 @@ impl Statement {
         };
         drop(call);
         drop(entered);
+        self.is_running = matches!(result, Ok(Step::Row));
+        if let Some(Checked { effect, .. }) = self.checked
+            && effect != Effect::None
+        {
+            self.inner.changed(effect);
+        }
         self.inner.settle();
         result
+    }
+
+    /// SQLite compiles a statement again when the schema has changed.
+    fn check_again(&mut self) -> Result<(), SqlError> {
+        let Some(Checked { version, effect }) = self.checked else { return Ok(()) };
+        if version == self.inner.schema_version() && effect == Effect::None {
+            return Ok(());
+        }
+        let entered = self.inner.enter();
+        // SAFETY: the statement is alive and its connection entered.
+        let sql = unsafe { ffi::sqlite3_sql(self.raw) };
+        drop(entered);
+        if !sql.is_null() {
+            // SAFETY: a C string that stays as long as the statement.
+            let sql = unsafe { CStr::from_ptr(sql) }.to_bytes();
+            self.checked = Some(self.inner.check(sql)?);
+        }
+        Ok(())
     }
 
     /// Ends the run, which commits what a statement with unread rows has changed. Bindings stay.
@@ -318,6 +351,7 @@ impl Statement {
     pub fn reset(&mut self) -> Result<(), SqlError> {
         // SAFETY: the statement is alive and its connection entered.
         let result = self.check(|raw| unsafe { ffi::sqlite3_reset(raw) });
+        self.is_running = false;
         self.inner.settle();
         result
     }
