@@ -156,6 +156,7 @@ impl World {
         machine.id = id;
         machine.disk = raft_glue::disk::MemoryDisk::new(seed);
         machine.ruined = false;
+        machine.older.clear();
         machine.damaged = None;
         machine.foreign = false;
         machine.starting = true;

@@ -18,7 +18,7 @@ const NO_SPACE_RETRY_US: u64 = 500 * MILLISECOND;
 /// The loop turns this long after something woke it, microseconds; whatever else happens until then goes with it.
 const TURN_US: u64 = 40;
 /// The file that tells a log that it was damaged.
-const MARKER: &str = "catch-up-needed";
+pub(crate) const MARKER: &str = "catch-up-needed";
 
 impl World {
     /// All nodes begin as voters of one cluster, some with what C dqlite left.
@@ -286,7 +286,9 @@ impl World {
             process.failed = true;
         }
         // No fault of a disk makes committed entries impossible to apply.
-        if self.has_disk_faults() && !reason.starts_with("applying") {
+        let machine = &self.machines[node];
+        // Lack of space, of whatever kind, is no failure.
+        if (machine.faulted || machine.damaged.is_some()) && !reason.starts_with("applying") {
             if !self.is_hostile() {
                 // The core heard late of a fault from before; its host starts it again, as `heal` does.
                 self.kill(node);
@@ -296,9 +298,9 @@ impl World {
         Err(Violation::new("nodes do not fail", format!("node {}: {reason}", self.machines[node].id)))
     }
 
-    /// Whether disks do what makes nodes fail or refuse to start.
+    /// Whether disks do what makes nodes refuse to start.
     fn has_disk_faults(&self) -> bool {
-        [Nemesis::FailedWrite, Nemesis::FailedSync, Nemesis::NoSpace, Nemesis::BitRot]
+        [Nemesis::FailedWrite, Nemesis::FailedSync, Nemesis::NoSpace, Nemesis::BitRot, Nemesis::LostFiles]
             .iter()
             .any(|fault| self.suffers(*fault))
     }

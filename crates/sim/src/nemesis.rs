@@ -1,12 +1,20 @@
 //! The faults of the world, as they strike.
 
+use std::collections::BTreeMap;
+
 use raft_glue::disk::{LZ4_MAGIC, Shortage};
 use wire_protocol::Role;
 
 use crate::client::{Afterwards, Errand};
-use crate::node::Process;
+use crate::machines::MARKER;
+use crate::node::{Machine, Process};
 use crate::scenario::{MILLISECOND, Nemesis, SECOND};
 use crate::world::{Event, World};
+
+/// The file that says what a directory held.
+const MANIFEST: &str = "tmp-log-manifest";
+/// Files that are never removed: without the manifest nothing shows, and the lock holds nothing.
+const KEPT: [&str; 2] = [MANIFEST, "dqlite-lock"];
 
 impl World {
     /// Plans the next strike of a fault.
@@ -80,10 +88,12 @@ impl World {
             Nemesis::WallClockJump => self.jump_wall_clock(node),
             Nemesis::FailedWrite => {
                 let number = self.random.between(1, 4);
+                self.machines[node].faulted = true;
                 self.machines[node].disk.inject(raft_glue::disk::Fault::Write(number));
             }
             Nemesis::FailedSync => {
                 let number = self.random.between(1, 4);
+                self.machines[node].faulted = true;
                 self.machines[node].disk.inject(raft_glue::disk::Fault::Sync(number));
             }
             Nemesis::NoSpace => {
@@ -94,6 +104,7 @@ impl World {
                 self.plan_at(until_us, Event::Space { node });
             }
             Nemesis::BitRot => self.rot(node),
+            Nemesis::LostFiles => self.lose_files(node),
             Nemesis::Handover => self.hand_over(node),
             Nemesis::Strangers => self.stranger_comes(node),
             Nemesis::Transfer => self.want(Errand::Transfer(node)),
@@ -149,6 +160,68 @@ impl World {
         self.machines[node].disk.put(&name, &content);
         self.machines[node].damaged = Some(self.oracle.newest_committed());
         self.oracle.damaged(self.machines[node].id);
+    }
+
+    /// Files vanish while the node is down, or come back as they were some time ago; only what the manifest shows. One node at
+    /// a time, as with bits that rot.
+    fn lose_files(&mut self, node: usize) {
+        if self.forget_damage() {
+            return;
+        }
+        let busy = self.machines.iter().any(|machine| machine.damaged.is_some() || machine.ruined);
+        if busy || !self.all_vote() || self.machines[node].process.is_none() {
+            return;
+        }
+        self.kill(node);
+        let machine = &mut self.machines[node];
+        let now: BTreeMap<String, Vec<u8>> = machine
+            .disk
+            .names()
+            .into_iter()
+            .filter_map(|name| machine.disk.content(&name).map(|content| (name, content)))
+            .collect();
+        let older = std::mem::replace(&mut machine.older, now.clone());
+        if !now.contains_key(MANIFEST) {
+            return;
+        }
+        // Of the segment in use an older copy only lacks its end, which nobody can tell.
+        let is_seen = |name: &&String| !(name.starts_with("open-") && now.contains_key(*name));
+        let differs = |name: &&String| *name != MANIFEST && older.get(*name) != now.get(*name);
+        let others: Vec<&String> = older.keys().filter(is_seen).filter(differs).collect();
+        let mut changed = Vec::new();
+        if !others.is_empty() && self.random.percent(50) {
+            let name = *self.random.pick(&others);
+            machine.disk.put(name, &older[name]);
+            changed.push(name.clone());
+            self.stats.count("older file put back");
+        } else {
+            let names: Vec<&String> = now.keys().filter(|name| !KEPT.contains(&name.as_str())).collect();
+            for _ in 0..self.random.between(1, 3) {
+                let Some(name) = (!names.is_empty()).then(|| *self.random.pick(&names)) else { break };
+                machine.disk.remove(name);
+                changed.push(name.clone());
+            }
+            self.stats.count("files removed");
+        }
+        machine.damaged = Some(self.oracle.newest_committed());
+        self.oracle.damaged(self.machines[node].id);
+        self.note(node, "loses files", [changed.len() as u64, 0], || changed.join(" "));
+    }
+
+    /// Now and then, removes the note that a node waits for what it lost; its manifest remembers it.
+    fn forget_damage(&mut self) -> bool {
+        let waits = |machine: &Machine| {
+            let has = |name| machine.disk.content(name).is_some();
+            machine.damaged.is_some() && machine.process.is_some() && has(MARKER) && has(MANIFEST)
+        };
+        let Some(node) = self.machines.iter().position(waits).filter(|_| self.random.percent(70)) else {
+            return false;
+        };
+        self.kill(node);
+        self.machines[node].disk.remove(MARKER);
+        self.note(node, "loses its note of the damage", [0, 0], String::new);
+        self.stats.count("note of the damage removed");
+        true
     }
 
     /// Whether there are three nodes or more and all of them are voters.
@@ -253,6 +326,7 @@ fn name(nemesis: Nemesis) -> &'static str {
         Nemesis::FailedSync => "failed sync",
         Nemesis::NoSpace => "disk full",
         Nemesis::BitRot => "bit rot",
+        Nemesis::LostFiles => "files lost",
         Nemesis::Handover => "handover asked for",
         Nemesis::Strangers => "stranger on the peer port",
         Nemesis::Transfer => "leadership transfer",

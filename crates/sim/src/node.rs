@@ -45,6 +45,10 @@ pub(crate) struct Machine {
     pub(crate) damaged: Option<u64>,
     /// Its directory is beyond repair.
     pub(crate) ruined: bool,
+    /// An operation of its disk was made to fail, or will be.
+    pub(crate) faulted: bool,
+    /// What its directory held some time ago.
+    pub(crate) older: BTreeMap<String, Vec<u8>>,
     /// Its disk holds the log of another cluster.
     pub(crate) foreign: bool,
 }
@@ -139,6 +143,8 @@ impl Machine {
             starting: false,
             damaged: None,
             ruined: false,
+            faulted: false,
+            older: BTreeMap::new(),
             foreign: false,
         }
     }

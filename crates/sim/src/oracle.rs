@@ -222,8 +222,9 @@ impl Oracle {
         let is_aside = record.moving && loaded.entries.is_empty() && loaded.snapshot.is_none();
         record.moving = false;
         record.foreign = false;
+        record.check_vote(node, loaded)?;
         if !record.damaged && !is_aside {
-            record.check(node, loaded, snapshot, &found)?;
+            record.check(node, snapshot, &found)?;
         }
         for (index, print) in &found {
             let first = *self.entries.entry((*index, print.0)).or_insert(print.1);
@@ -288,19 +289,24 @@ impl Oracle {
     }
 }
 
+const CHECK: &str = "what is durable stays";
+
 impl Record {
-    fn check(
-        &self,
-        node: NodeId,
-        loaded: &Loaded,
-        snapshot: u64,
-        found: &BTreeMap<u64, Fingerprint>,
-    ) -> Result<(), Violation> {
-        const CHECK: &str = "what is durable stays";
+    /// A node whose term or vote was lost does not start, or starts in a later term.
+    fn check_vote(&self, node: NodeId, loaded: &Loaded) -> Result<(), Violation> {
         let (had, has) = (self.hard_state, loaded.hard_state);
         if has.term < had.term || (has.term == had.term && had.vote.is_some() && has.vote != had.vote) {
             return Err(Violation::new(CHECK, format!("node {node} had {had:?} and has {has:?}")));
         }
+        Ok(())
+    }
+
+    fn check(
+        &self,
+        node: NodeId,
+        snapshot: u64,
+        found: &BTreeMap<u64, Fingerprint>,
+    ) -> Result<(), Violation> {
         if self.snapshot > snapshot {
             let text =
                 format!("node {node} had the snapshot at index {} and has one at {snapshot}", self.snapshot);

@@ -66,6 +66,8 @@ pub enum Nemesis {
     NoSpace,
     /// Bits of a disk change while its node is down.
     BitRot,
+    /// Files of a directory vanish while its node is down, or come back as they were before.
+    LostFiles,
     /// A leader is asked to hand over.
     Transfer,
     /// A member is made spare, stand-by or voter.
@@ -222,6 +224,7 @@ impl Scenario {
         let mut archives = Random::new(seed ^ 0xa5c4_1c0e);
         let messages = draw_message_faults(&mut random);
         let mut nemeses = draw_nemeses(&mut random);
+        draw_lost_files(&mut Random::new(seed ^ 0x1057_f11e), &mut nemeses);
         let role_targets = draw_roles(&mut Random::new(seed ^ 0x0b5e_55ed), nodes, &mut nemeses);
         draw_strangers(&mut Random::new(seed ^ 0x57a9_e125), &mut nemeses);
         let mut workloads = Vec::new();
@@ -271,6 +274,16 @@ impl Scenario {
     }
 }
 
+/// Files that are lost, in a share of the seeds. Drawn apart, as roles are.
+fn draw_lost_files(random: &mut Random, nemeses: &mut Vec<(Nemesis, u64)>) {
+    let on = random.percent(15);
+    let mean_s = *random.pick(&[8, 15, 30]);
+    if on {
+        nemeses.push((Nemesis::LostFiles, mean_s * SECOND));
+        nemeses.retain(|(nemesis, _)| !matches!(nemesis, Nemesis::Assign | Nemesis::Replace));
+    }
+}
+
 /// Role management for a share of the seeds, and hosts that hand over for another. Drawn apart, so that all else is as it
 /// would be without.
 fn draw_roles(random: &mut Random, nodes: usize, nemeses: &mut Vec<(Nemesis, u64)>) -> Option<(i32, i32)> {
@@ -280,7 +293,8 @@ fn draw_roles(random: &mut Random, nodes: usize, nemeses: &mut Vec<(Nemesis, u64
     let stand_bys = *random.pick(&[0, 0, 1, 2]);
     let mean_s = *random.pick(&[8, 15, 30, 60]);
     // See below: who is a voter must not change meanwhile.
-    if nodes == 1 || nemeses.iter().any(|(nemesis, _)| *nemesis == Nemesis::BitRot) {
+    let damages = |nemesis| matches!(nemesis, Nemesis::BitRot | Nemesis::LostFiles);
+    if nodes == 1 || nemeses.iter().any(|(nemesis, _)| damages(*nemesis)) {
         return None;
     }
     if handed_over {

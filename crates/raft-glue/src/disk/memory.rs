@@ -126,6 +126,15 @@ impl MemoryDisk {
         state.durable_names.insert(name.to_owned(), number);
     }
 
+    /// Removes a file, durably and whatever faults are set.
+    pub fn remove(&self, name: &str) {
+        let mut state = self.state();
+        state.live_names.remove(name);
+        state.durable_names.remove(name);
+        // Nor does a change that is not durable yet bring it back.
+        state.name_changes.retain(|change| change.added.as_ref().is_none_or(|(added, _)| added != name));
+    }
+
     /// Live names, sorted.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
