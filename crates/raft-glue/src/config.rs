@@ -1,5 +1,6 @@
 //! What a replica is told at its creation.
 
+use bytes::Bytes;
 use thiserror::Error;
 use wire_protocol::{LogIndex, NodeId, Term};
 
@@ -47,6 +48,10 @@ pub(crate) fn longest_log(state_bytes: u64) -> u64 {
 /// Entries of a log that it lets grow.
 pub(crate) const MAX_LOG_ENTRIES: u64 = 1 << 18;
 
+/// Looks whether this payload of a snapshot can be restored; else the text says what is wrong with it. Called where the loop
+/// waits, so it must not look at every page.
+pub type SnapshotCheck = fn(&Bytes) -> Result<(), String>;
+
 /// Settings of one replica. They never change while it lives.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -74,6 +79,8 @@ pub struct Config {
     pub max_catch_up_round_duration_ms: u64,
     /// Entries that are applied and durable leave memory, oldest first, when the log in memory is larger than this.
     pub log_cache_bytes: u64,
+    /// A snapshot that a leader sends replaces the log only if this agrees with its content. The default agrees with any.
+    pub snapshot_check: SnapshotCheck,
     /// Neither vote nor campaign before this index is known to be committed: set after damage to the log, to the
     /// highest index this node may ever have acknowledged.
     pub no_vote_until: Option<LogIndex>,
@@ -98,6 +105,7 @@ impl Config {
             max_catch_up_rounds: 100,
             max_catch_up_round_duration_ms: 50_000,
             log_cache_bytes: 64 << 20,
+            snapshot_check: |_| Ok(()),
             no_vote_until: None,
             damaged_in: None,
         }

@@ -47,7 +47,7 @@
 //! | --- | --- | --- |
 //! | bound `I` | announces another one | refused: not processed; a request gets a rejection, so that a leader learns of us |
 //! | anything else | anything else | processed; an absent identity never blocks a node |
-//! | moving | | ignored; it comes again |
+//! | moving | | not processed; answered with no when the log is aside |
 
 use wire_protocol::{ClusterId, LogIndex};
 
@@ -60,7 +60,7 @@ pub(crate) enum Verdict {
     Refuse,
     /// Our log is of another cluster: it has to be moved aside first.
     MoveAside,
-    /// There is nobody to process it now.
+    /// There is no log to process it with now.
     Ignore,
 }
 

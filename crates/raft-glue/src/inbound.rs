@@ -18,6 +18,9 @@ use crate::replica::Replica;
 use crate::streams::StreamId;
 use crate::{InstalledSnapshot, SnapshotMetadata};
 
+/// Why the stream of a leader is closed in whose term another one leads.
+const LEADS_BESIDE_OTHER: &str = "it leads in a term in which another node does";
+
 /// Configuration entries that a message may have put into the log.
 type Appended = Vec<(LogIndex, Term, Configuration)>;
 
@@ -56,6 +59,10 @@ impl Replica {
                 return Vec::new();
             }
         };
+        if self.is_led_by_other(from, *term) {
+            self.close_stream(stream, from, LEADS_BESIDE_OTHER);
+            return Vec::new();
+        }
         if !self.agrees_with_committed(stream, from, append) {
             return Vec::new();
         }
@@ -295,19 +302,28 @@ impl Replica {
         if term.0 < own {
             return self.reject(from, last_index);
         }
-        if self.raw.raft.state == StateRole::Leader && term.0 == own {
-            return;
+        if self.is_led_by_other(from, term) {
+            return self.close_stream(stream, from, LEADS_BESIDE_OTHER);
         }
-        if self.snapshot_running || self.installing.is_some() {
-            // Too busy, as in C; but there is a leader.
-            if term.0 > own || self.raw.raft.leader_id != from.0 {
-                self.raw.raft.become_follower(term.0, from.0);
-            }
-            self.raw.raft.election_elapsed = 0;
-            return;
+        // What is replaced stays until it is known that the new one can be restored.
+        if let Err(reason) = (self.config.snapshot_check)(&data)
+            && !planted::bug!(SnapshotNotChecked)
+        {
+            self.complain(from, &format!("its snapshot at index {last_index} cannot be restored: {reason}"));
+            return self.reject(from, last_index);
         }
-        if term.0 == own && self.raw.raft.state != StateRole::Follower {
+        if term.0 > own || self.raw.raft.state != StateRole::Follower {
             self.raw.raft.become_follower(term.0, from.0);
+        }
+        let busy = self.installing.as_ref().map(|snapshot| (snapshot.metadata.index, snapshot.metadata.term));
+        if busy
+            .is_some_and(|(index, other)| last_index > index || (last_index == index && last_term != other))
+        {
+            // There is a leader. It hears of its snapshot when the one before is restored: a C node that was told at once
+            // would send it again at once.
+            self.raw.raft.leader_id = from.0;
+            self.raw.raft.election_elapsed = 0;
+            return self.answer_later(from, last_index);
         }
         let mut message = self.message(from, MessageType::MsgSnapshot, term);
         let converted = message.mut_snapshot().mut_metadata();
@@ -322,7 +338,8 @@ impl Replica {
         if self.raw.raft.leader_id == from.0 && self.raw.raft.term == term.0 {
             self.promise();
         }
-        if self.raw.raft.raft_log.unstable_snapshot().is_some() {
+        // One that is being installed covers this one.
+        if busy.is_none() && self.raw.raft.raft_log.unstable_snapshot().is_some() {
             if !planted::bug!(SnapshotConfigurationIgnored) {
                 self.membership.install(configuration.clone(), configuration_index);
             }
@@ -330,6 +347,14 @@ impl Replica {
                 SnapshotMetadata { index: last_index, term: last_term, configuration, configuration_index };
             self.installing = Some(InstalledSnapshot { metadata, data });
         }
+    }
+
+    /// Whether another member is known to lead in this term, perhaps this node: there are never two. One that is no member
+    /// makes room for one that is, since whoever reaches the port can say that it leads.
+    fn is_led_by_other(&self, from: NodeId, term: Term) -> bool {
+        let leader = NodeId(self.raw.raft.leader_id);
+        let is_known = leader == self.config.id || self.is_member(leader);
+        term == self.term() && leader != from && is_known
     }
 
     /// Whether the newest configuration names this node.

@@ -53,8 +53,12 @@ impl Replica {
                 }
                 true
             }
-            Verdict::Ignore => false,
+            Verdict::Ignore => {
+                self.refuse_or_wait(from, message);
+                false
+            }
             Verdict::MoveAside => {
+                self.refuse_or_wait(from, message);
                 self.move_aside(from);
                 false
             }
@@ -74,6 +78,15 @@ impl Replica {
         }
     }
 
+    /// The log makes room first. Its leader hears of that when it has, all others at once.
+    fn refuse_or_wait(&mut self, from: NodeId, message: &rpc::Message) {
+        match message {
+            rpc::Message::AppendEntries(append) => self.answer_later(from, append.prev_log_index),
+            rpc::Message::InstallSnapshot(install) => self.answer_later(from, install.last_index),
+            _ => self.refuse(from, message),
+        }
+    }
+
     fn move_aside(&mut self, leader: NodeId) {
         // Everything that is to be written is given out before, so that nothing of it comes behind.
         // Whether there was something says nothing about that: it is also so while outputs wait to be taken.
@@ -82,7 +95,7 @@ impl Replica {
         }
         self.process_ready();
         if self.halted || self.snapshot_running || self.installing.is_some() {
-            return;
+            return self.answer_waiting();
         }
         tracing::warn!(
             %leader,
@@ -99,7 +112,7 @@ impl Replica {
         }
         self.identity.moved(done);
         if !done {
-            return;
+            return self.answer_waiting();
         }
         let loaded = Loaded { hard_state: self.written, first_index: LogIndex(1), ..Loaded::default() };
         let started = Log::new(self.config.id, loaded).and_then(|log| {
@@ -113,10 +126,10 @@ impl Replica {
         // What may be missing was in the log that is gone.
         self.config.no_vote_until = None;
         self.outstanding.clear();
-        self.replies.clear();
         self.reads.clear();
         self.applied_bytes = 0;
         self.snapshot_attempt = 0;
+        self.answer_waiting();
         self.settle(Vec::new());
     }
 

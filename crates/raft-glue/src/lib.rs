@@ -25,7 +25,7 @@ mod storage;
 mod streams;
 mod types;
 
-pub use config::{Config, ReplicaError, SnapshotRule, TrailingStrategy};
+pub use config::{Config, ReplicaError, SnapshotCheck, SnapshotRule, TrailingStrategy};
 pub use error::{ChangeError, ProposeError};
 pub use lease::DRIFT_PERCENT;
 pub use output::{Output, ReadEntries, RequestId};

@@ -4,6 +4,8 @@
 //! - What another program could have meant, but not here and now, is answered with no and with our own term and log.
 //! - What no program that follows the protocol sends closes the stream. To answer would not help: a leader whose append is
 //!   refused sends it again at once, and a C node would do so in a loop.
+//! - What this node cannot process now, because it restores a snapshot or moves its log aside, is answered with no when that
+//!   is over.
 //! - TIMEOUT_NOW and results have no answer in the protocol, and nobody waits for one.
 
 use wire_protocol::rpc::{AppendEntriesResult, RequestVoteResult};
@@ -48,9 +50,27 @@ impl Replica {
         self.reply(from, rpc::Message::AppendEntriesResult(result));
     }
 
+    /// The request of a leader that has to wait is answered by [`Self::answer_waiting`]. One leader waits at a time.
+    pub(crate) fn answer_later(&mut self, from: NodeId, rejected: LogIndex) {
+        let before = self.unanswered.replace((from, rejected));
+        if let Some((other, rejected)) = before.filter(|(other, _)| *other != from) {
+            self.reject(other, rejected);
+        }
+    }
+
+    /// What kept the request of a leader waiting is over.
+    pub(crate) fn answer_waiting(&mut self) {
+        if let Some((from, rejected)) = self.unanswered.take() {
+            self.reject(from, rejected);
+        }
+    }
+
     /// Ends a stream on which something came that follows no protocol.
     pub(crate) fn close_stream(&mut self, stream: StreamId, from: NodeId, reason: &str) {
         self.complain(from, reason);
+        if planted::bug!(OddRequestsUnanswered) {
+            return;
+        }
         self.outputs.push_back(Output::CloseStream { stream, from });
     }
 

@@ -97,6 +97,9 @@ pub struct Replica {
     pub(crate) identity: Identity,
     /// The node of another cluster that was refused last, which was said.
     pub(crate) refused: Option<NodeId>,
+    /// A request of a leader that is answered, with no, when a snapshot is restored or a log is moved aside: who sent it, and
+    /// what the answer rejects.
+    pub(crate) unanswered: Option<(NodeId, LogIndex)>,
     /// When a line about a message that was refused was logged last.
     pub(crate) complained_ms: Option<u64>,
     pub(crate) leading: Option<Leading>,
@@ -182,6 +185,7 @@ impl Replica {
             asked_ms: 0,
             identity,
             refused: None,
+            unanswered: None,
             complained_ms: None,
             leading: None,
             requests: Requests::default(),
@@ -251,6 +255,8 @@ impl Replica {
         now_ms: u64,
     ) {
         if self.halted || from.0 == 0 || from == self.config.id {
+            // Nobody processes it here. A leader that is waiting for an answer hears of that at once.
+            self.outputs.push_back(Output::CloseStream { stream, from });
             return;
         }
         self.advance(now_ms);

@@ -48,9 +48,16 @@ impl Replica {
         Some(metadata)
     }
 
-    /// The snapshot is durable and older entries are gone from the disk.
+    /// The snapshot is durable and older entries are gone from the disk; or it was given up, because a newer one of the leader
+    /// is there.
     pub fn handle_snapshot_taken(&mut self, metadata: &SnapshotMetadata) {
         self.snapshot_running = false;
+        let installing = self.installing.as_ref().map_or(LogIndex(0), |snapshot| snapshot.metadata.index);
+        if metadata.index.0 <= self.snapshot_index().max(installing.0) && !planted::bug!(OlderSnapshotInForce)
+        {
+            // One of the leader has come meanwhile.
+            return;
+        }
         self.membership.compact(metadata.index);
         let trailing = self.config.snapshot_trailing;
         self.raw.mut_store().compact(metadata.clone(), trailing);
@@ -142,6 +149,64 @@ impl Replica {
         self.snapshot_attempt = index.0;
         self.applied_bytes = 0;
         self.raw.advance_apply_to(index.0);
+        self.answer_waiting();
         self.settle(Vec::new());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire_protocol::{Configuration, Entry, EntryKind, Role, Server};
+
+    use super::*;
+    use crate::streams::StreamId;
+    use crate::{Config, HardState, Loaded};
+
+    const LEADER: NodeId = NodeId(2);
+
+    /// What is in force afterwards, whether the own one is done before or after that of the leader is durable.
+    #[test]
+    fn an_own_snapshot_does_not_replace_a_newer_one_of_the_leader() {
+        for is_durable in [false, true] {
+            let server = |id| Server { id: NodeId(id), address: format!("a{id}"), role: Role::Voter };
+            let configuration = Configuration { servers: vec![server(1), server(2)] };
+            let first = Entry { term: Term(1), kind: EntryKind::Configuration, data: configuration.encode() };
+            let loaded = Loaded {
+                hard_state: HardState { term: Term(1), vote: None },
+                first_index: LogIndex(1),
+                entries: vec![first],
+                ..Loaded::default()
+            };
+            let config = Config { snapshot_threshold: 1, ..Config::new(NodeId(1), "a1") };
+            let mut replica = Replica::new(config, loaded, 0).unwrap();
+            replica.handle_applied(LogIndex(1));
+            let own = replica.begin_snapshot(|| 0).unwrap();
+            let install = rpc::InstallSnapshot {
+                term: Term(2),
+                last_index: LogIndex(9),
+                last_term: Term(2),
+                configuration,
+                configuration_index: LogIndex(1),
+                data: Bytes::new(),
+            };
+            let message = rpc::Message::InstallSnapshot(install);
+            replica.handle_message(StreamId(2), LEADER, "a2", message, 1);
+            let poll = |replica: &mut Replica| {
+                while let Some(output) = replica.poll_output(1) {
+                    match output {
+                        Output::Persist(step) => replica.handle_persisted(step.number),
+                        Output::Restore(snapshot) => replica.handle_restored(snapshot.metadata.index),
+                        _ => {}
+                    }
+                }
+            };
+            if is_durable {
+                poll(&mut replica);
+            }
+            replica.handle_snapshot_taken(&own);
+            poll(&mut replica);
+            assert_eq!(replica.snapshot_index(), 9, "{is_durable}");
+            assert!(!replica.snapshot_running);
+        }
     }
 }

@@ -23,6 +23,8 @@ const STRANGER: u64 = 77;
 /// Term and last index of the follower.
 const TERM: u64 = 5;
 const LAST: u64 = 8;
+/// Content of a snapshot that is none.
+const BAD: &[u8] = b"bad";
 
 fn members() -> Configuration {
     configuration(&[(1, Role::Voter), (LEADER, Role::Voter), (3, Role::Voter)])
@@ -44,6 +46,9 @@ struct Node {
     closed: Vec<StreamId>,
     persists: usize,
     failure: Option<String>,
+    /// Restoring a snapshot takes its time.
+    restores_slowly: bool,
+    restoring: Option<LogIndex>,
 }
 
 impl Node {
@@ -65,7 +70,9 @@ impl Node {
 
     fn with(hard_state: HardState, entries: Vec<Entry>) -> Self {
         let loaded = Loaded { hard_state, first_index: LogIndex(1), entries, ..Loaded::default() };
-        let config = Config::new(NodeId(1), address(1));
+        let snapshot_check = |data: &Bytes| if data == BAD { Err("it is bad".to_owned()) } else { Ok(()) };
+        let config =
+            Config { snapshot_threshold: LAST, snapshot_check, ..Config::new(NodeId(1), address(1)) };
         let mut node = Self {
             replica: Replica::new(config, loaded, 0).unwrap(),
             now_ms: 0,
@@ -73,6 +80,8 @@ impl Node {
             closed: Vec::new(),
             persists: 0,
             failure: None,
+            restores_slowly: false,
+            restoring: None,
         };
         node.poll();
         node
@@ -86,10 +95,14 @@ impl Node {
                     self.replica.handle_persisted(step.number);
                 }
                 Output::Apply(committed) => self.replica.handle_applied(committed.index),
+                Output::Restore(snapshot) if self.restores_slowly => {
+                    self.restoring = Some(snapshot.metadata.index);
+                }
                 Output::Restore(snapshot) => self.replica.handle_restored(snapshot.metadata.index),
                 Output::Transmit { to, message, .. } => self.answers.push((to, message)),
                 Output::CloseStream { stream, .. } => self.closed.push(stream),
                 Output::Failed(reason) => self.failure = Some(reason),
+                Output::MoveAside => self.replica.handle_moved_aside(true),
                 _ => {}
             }
         }
@@ -368,7 +381,7 @@ fn a_contradiction_by_a_stranger_costs_its_stream_and_by_a_member_stops_the_node
         assert_eq!(node.failure, None);
         assert!(node.hears(LEADER, append(TERM, LAST, TERM, LAST, Vec::new())).is_some(), "it goes on");
 
-        node.hears(3, message);
+        node.hears(LEADER, message);
         assert!(node.failure.is_some_and(|reason| reason.contains("which is committed here")));
     }
 }
@@ -388,5 +401,169 @@ fn a_stranger_cannot_make_a_node_stand_for_election() {
         node.hears(from, append(TERM + 1, LAST, TERM, 0, Vec::new()));
         node.hears(from, timeout(TERM + 1));
         assert_eq!(node.replica.term() > Term(TERM + 1), stands, "{from}");
+    }
+}
+
+fn rejected(answer: Option<Message>) -> Option<(u64, u64)> {
+    match answer? {
+        Message::AppendEntriesResult(result) => Some((result.rejected.0, result.last_log_index.0)),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// It replaced log and databases, and the node halted when it could not be restored.
+#[test]
+fn a_snapshot_that_cannot_be_restored_is_refused_and_replaces_nothing() {
+    for from in [LEADER, STRANGER] {
+        let mut node = Node::follower(TERM);
+        let written = node.persists;
+        let bad =
+            InstallSnapshot { data: Bytes::from_static(BAD), ..snapshot(TERM + 1, LAST + 9, members()) };
+        let answer = node.hears(from, Message::InstallSnapshot(bad));
+        assert_eq!(rejected(answer), Some((LAST + 9, LAST)));
+        assert_eq!((node.replica.last_index(), node.persists), (LogIndex(LAST), written));
+        assert_eq!((node.replica.term(), node.leader(), &node.failure), (Term(TERM), Some(LEADER), &None));
+        let good = snapshot(TERM + 1, LAST + 9, members());
+        assert_eq!(rejected(node.hears(3, Message::InstallSnapshot(good))), Some((0, LAST + 9)));
+        assert_eq!(node.replica.applied_index(), LogIndex(LAST + 9));
+    }
+}
+
+/// It was dropped without an answer, and the leader waited for 30 s.
+#[test]
+fn a_snapshot_of_the_leader_is_taken_while_an_own_one_is_written() {
+    let mut node = Node::follower(TERM);
+    let own = node.replica.begin_snapshot(|| 0).unwrap();
+    let newer = Message::InstallSnapshot(snapshot(TERM, LAST + 9, members()));
+    assert_eq!(rejected(node.hears(LEADER, newer)), Some((0, LAST + 9)));
+    node.replica.handle_snapshot_taken(&own);
+    node.poll();
+    let next = Entry { term: Term(TERM), kind: EntryKind::Command, data: Bytes::from_static(&[3; 8]) };
+    let answer = node.hears(LEADER, append(TERM, LAST + 9, TERM, LAST + 10, vec![next]));
+    assert_eq!(rejected(answer), Some((0, LAST + 10)));
+    assert_eq!(node.replica.applied_index(), LogIndex(LAST + 10));
+}
+
+#[test]
+fn while_a_snapshot_is_restored_older_ones_are_answered_at_once_and_newer_ones_afterwards() {
+    let mut node = Node::follower(TERM);
+    node.restores_slowly = true;
+    let of = |index| Message::InstallSnapshot(snapshot(TERM, index, members()));
+    assert_eq!(rejected(node.hears(LEADER, of(LAST + 9))), Some((0, LAST + 9)));
+    assert_eq!(node.restoring, Some(LogIndex(LAST + 9)));
+    assert_eq!(rejected(node.hears(LEADER, of(LAST + 9))), Some((0, LAST + 9)), "it came twice");
+    assert_eq!(rejected(node.hears(LEADER, of(LAST + 5))), Some((0, LAST + 9)), "an older one");
+    assert_eq!(node.hears(LEADER, of(LAST + 20)), None);
+    assert_eq!(node.hears(LEADER, of(LAST + 30)), None);
+    assert!(node.closed.is_empty());
+    node.replica.handle_restored(LogIndex(LAST + 9));
+    node.poll();
+    let answers: Vec<Message> = node.answers.drain(..).map(|(_, message)| message).collect();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(rejected(answers.into_iter().next()), Some((LAST + 30, LAST + 9)));
+    assert_eq!(node.replica.applied_index(), LogIndex(LAST + 9));
+    assert_eq!(rejected(node.hears(LEADER, of(LAST + 30))), Some((0, LAST + 30)));
+}
+
+#[test]
+fn a_second_leader_of_a_term_loses_its_stream() {
+    let heartbeat = || append(TERM, LAST, TERM, LAST, Vec::new());
+    for from in [3, STRANGER] {
+        let mut node = Node::follower(TERM);
+        assert!(node.closes(from, heartbeat()));
+        assert!(node.closes(from, Message::InstallSnapshot(snapshot(TERM, LAST + 9, members()))));
+        assert_eq!((node.leader(), node.replica.last_index()), (Some(LEADER), LogIndex(LAST)));
+    }
+    let mut node = Node::follower(TERM);
+    node.hears(STRANGER, append(TERM + 1, LAST, TERM, LAST, Vec::new()));
+    assert_eq!(node.leader(), Some(STRANGER));
+    node.hears(3, append(TERM + 1, LAST, TERM, LAST, Vec::new()));
+    assert_eq!(node.leader(), Some(3), "a member is believed more than a stranger");
+}
+
+/// A request with numbers near those of the node, or with odd ones.
+fn any_request(random: &mut common::Random) -> Message {
+    let mut number = |near: u64| match random.below(8) {
+        0 => random.next(),
+        1 => u64::MAX,
+        2 => 0,
+        3 => [1 << 62, 1 << 63, 1 << 32][usize::try_from(random.below(3)).unwrap()],
+        _ => (near + random.below(4)).saturating_sub(1),
+    };
+    let (term, prev, prev_term) = (number(TERM), number(LAST), number(TERM));
+    let (commit, entry_term, last) = (number(LAST), number(TERM), number(LAST));
+    let flags = number(1);
+    let data: &'static [u8] = if flags & 1 == 0 { &[7; 8] } else { &[7; 7] };
+    let kind = match flags & 2 {
+        0 => EntryKind::Command,
+        _ => EntryKind::Configuration,
+    };
+    let entries = vec![Entry { term: Term(entry_term), kind, data: Bytes::from_static(data) }];
+    match random.below(4) {
+        0 => append(term, prev, prev_term, commit, entries),
+        1 => append(term, prev, prev_term, commit, Vec::new()),
+        2 => Message::InstallSnapshot(InstallSnapshot {
+            last_term: Term(prev_term),
+            configuration_index: LogIndex(flags),
+            data: Bytes::from_static(if commit & 1 == 0 { BAD } else { &[0; 16] }),
+            ..snapshot(term, last, if flags & 4 == 0 { members() } else { configuration(&[]) })
+        }),
+        _ => Message::RequestVote(RequestVote {
+            term: Term(term),
+            candidate_id: NodeId(STRANGER),
+            last_log_index: LogIndex(last),
+            last_log_term: Term(prev_term),
+            disrupt_leader: flags & 1 == 0,
+            pre_vote: flags & 2 == 0,
+        }),
+    }
+}
+
+/// A leader that hears nothing waits for 30 s where it has sent a snapshot.
+#[test]
+fn every_request_is_answered_or_closes_its_stream() {
+    let visitor = || {
+        let foreign = Entry {
+            term: Term(TERM),
+            kind: EntryKind::Configuration,
+            data: configuration(&[(50, Role::Voter)]).encode(),
+        };
+        Node::with(HardState { term: Term(TERM), vote: None }, vec![foreign])
+    };
+    let halted = || {
+        let mut node = Node::follower(TERM);
+        node.replica.handle_persist_failed();
+        node
+    };
+    let sole_leader = || {
+        let first = Entry {
+            term: Term(TERM),
+            kind: EntryKind::Configuration,
+            data: configuration(&[(1, Role::Voter)]).encode(),
+        };
+        let node = Node::with(HardState { term: Term(TERM), vote: None }, vec![first]);
+        assert!(node.replica.is_leader());
+        node
+    };
+    let states: [&dyn Fn() -> Node; 5] =
+        [&|| Node::follower(TERM), &Node::pristine, &visitor, &halted, &sole_leader];
+    let mut random = common::Random(7);
+    for state in states {
+        let mut node = state();
+        for number in 0..20_000 {
+            if number % 50 == 0 || node.failure.is_some() {
+                node = state();
+            }
+            let from = [LEADER, 3, STRANGER, 1][usize::try_from(random.below(4)).unwrap()];
+            let message = any_request(&mut random);
+            let answer = node.hears(from, message.clone());
+            let closes = node.closed == [StreamId(from)];
+            assert!(
+                answer.is_some() != closes || node.failure.is_some(),
+                "{from}: {message:?}: {answer:?}, {:?}, {:?}",
+                node.closed,
+                node.replica
+            );
+        }
     }
 }

@@ -7,7 +7,7 @@ use raft_glue::{Config, Loaded, Replica, SnapshotRule, TrailingStrategy};
 use vfs::Vfs;
 use wire_protocol::{Configuration, NodeId, Role, Server};
 
-use crate::core::{Core, CoreConfig, restore_payload};
+use crate::core::{Core, CoreConfig, check_payload, restore_payload};
 use crate::error::NodeError;
 use crate::node_id::BOOTSTRAP_ID;
 use crate::options::{self, LiveOptions, NodeOptions};
@@ -94,6 +94,7 @@ pub fn replica_config(id: NodeId, address: &str, options: &NodeOptions, seed: u6
             options::TrailingStrategy::Static => TrailingStrategy::Static,
             options::TrailingStrategy::Dynamic => TrailingStrategy::Dynamic,
         },
+        snapshot_check: check_payload,
         ..Config::new(id, address)
     }
 }

@@ -371,3 +371,19 @@ fn an_end_that_was_told_together_with_the_last_bytes_is_seen() {
         assert_eq!(fixture.read_to_the_end(), 1);
     }
 }
+
+/// The peer hears of it although somebody else may hold the same socket, and the core that nothing more comes.
+#[test]
+fn an_inbound_stream_can_be_closed() {
+    let mut fixture = Fixture::new();
+    let (socket, mut peer) = crate::socket::tests::pair();
+    let held = rustix::io::dup(&socket).unwrap();
+    fixture.adopt(socket, &[]);
+    fixture.transport.close_inbound(StreamId(9));
+    assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0);
+    drop(held);
+    let end = fixture.transport.take_reports().pop_front();
+    assert!(matches!(end, Some(Input::PeerStreamEnded { stream: StreamId(9), from: PEER })), "{end:?}");
+    fixture.transport.close_inbound(StreamId(9));
+    assert!(fixture.transport.take_reports().is_empty(), "it has ended already");
+}

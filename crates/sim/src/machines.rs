@@ -232,6 +232,7 @@ impl World {
                     let commit = process.core.replica().commit_index();
                     oracle.promises(machines[node].id, to, commit, &message)?;
                 }
+                self.answers_stranger(to);
                 self.transmit(node, to, &address, &message);
             }
             Output::Stopped => {}
@@ -245,7 +246,7 @@ impl World {
         if self.machines[node].foreign {
             return self.check_foreign(node);
         }
-        self.check_term(node)?;
+        self.check_strangers(node)?;
         let Self { machines, oracle, .. } = self;
         let machine = &mut machines[node];
         let id = machine.id;

@@ -4,18 +4,26 @@
 //! these know nothing of it: their numbers are odd or contradict what is committed, and what they bring is no database.
 //! They may cost a leader its leadership, but no member, no row, and no term that the cluster cannot go on from.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use raft_glue::{Configuration, Entry, EntryKind, LogIndex, NodeId, PeerAnnouncement, StreamId, Term};
 use server::core::Input;
 use wire_protocol::rpc::{
     AppendEntries, AppendEntriesResult, InstallSnapshot, Message, RequestVote, RequestVoteResult, TimeoutNow,
 };
+use wire_protocol::snapshot;
 
 use crate::machines::brief;
 use crate::oracle::Violation;
 use crate::random::Random;
+use crate::scenario::SECOND;
 use crate::world::World;
 
+/// So many of them come and go, one after the other.
+const COUNT: u64 = 20;
+/// A node with nothing left to do has answered whatever is older than this, also if threads were not scheduled.
+const PATIENCE_US: u64 = 60 * SECOND;
 /// The first of them; no machine has this id or a higher one, but the member of the other cluster.
 const FIRST_ID: u64 = 1_000_000;
 /// No stream between machines has this number or a higher one.
@@ -27,10 +35,20 @@ const HEADROOM: u64 = 1 << 32;
 /// No run has as many elections.
 const MAX_TERM: Term = Term(HEADROOM);
 
-/// How many there were.
+/// How many there were, and who waits.
 #[derive(Debug, Default)]
 pub(crate) struct Strangers {
     count: u64,
+    waiting: BTreeMap<NodeId, Waiting>,
+}
+
+/// Requests that were neither answered nor ended with their stream.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    node: usize,
+    epoch: u64,
+    since_us: u64,
+    requests: u64,
 }
 
 /// What a stranger can know of a node by asking it.
@@ -60,17 +78,58 @@ impl World {
         let members = replica.configuration().clone();
         let number = self.strangers.count;
         self.strangers.count += 1;
-        let (from, stream) = (NodeId(FIRST_ID + number), StreamId(FIRST_STREAM + number));
+        let (from, stream) = (NodeId(FIRST_ID + number % COUNT), StreamId(FIRST_STREAM + number));
+        if self.strangers.waiting.contains_key(&from) {
+            return;
+        }
         let epoch = self.machines[node].epoch;
+        let mut requests = 0;
         let announcement = self.random.percent(50).then(PeerAnnouncement::default);
         self.feed(node, epoch, Input::PeerStreamOpened { stream, from, announcement });
         for _ in 0..self.random.between(1, 4) {
             let message = say(&mut self.random, known, from, &members);
             self.note(node, "a stranger says", [from.0, 0], || brief(&message));
             self.stats.count("message of a stranger");
+            requests += u64::from(is_request(&message));
             self.feed(node, epoch, Input::PeerMessage { stream, from, address: ADDRESS.to_owned(), message });
         }
         self.feed(node, epoch, Input::PeerStreamEnded { stream, from });
+        if requests > 0 {
+            let since_us = self.now_us;
+            self.strangers.waiting.insert(from, Waiting { node, epoch, since_us, requests });
+        }
+    }
+
+    /// A node sends something to somebody.
+    pub(crate) fn answers_stranger(&mut self, to: NodeId) {
+        if let Some(waiting) = self.strangers.waiting.get_mut(&to) {
+            waiting.requests -= 1;
+            if waiting.requests == 0 {
+                self.strangers.waiting.remove(&to);
+            }
+        }
+    }
+
+    /// No request stays without an answer, unless its node fails or ends before.
+    fn check_answers(&mut self, node: usize) -> Result<(), Violation> {
+        let machine = &self.machines[node];
+        let is_idle = machine.process.as_ref().is_some_and(|process| process.worker.is_idle());
+        let now_us = self.now_us;
+        let has_failed = machine.process.as_ref().is_none_or(|process| process.failed);
+        self.strangers.waiting.retain(|_, waiting| {
+            let is_ours = waiting.node == node;
+            !is_ours || (!has_failed && waiting.epoch == machine.epoch)
+        });
+        let overdue = |waiting: &Waiting| waiting.node == node && waiting.since_us + PATIENCE_US < now_us;
+        let Some((from, waiting)) = self.strangers.waiting.iter().find(|(_, waiting)| overdue(waiting))
+        else {
+            return Ok(());
+        };
+        if !is_idle {
+            return Ok(());
+        }
+        let text = format!("node {} leaves {} requests of {from} unanswered", machine.id, waiting.requests);
+        Err(Violation::new("every request is answered", text))
     }
 
     /// A node closes a stream that was opened to it.
@@ -78,6 +137,7 @@ impl World {
         self.note(node, "closes a stream", [from.0, 0], String::new);
         if from.0 >= FIRST_ID {
             self.stats.count("stream of a stranger closed");
+            self.answers_stranger(from);
             return Ok(());
         }
         let failed = self.machines[node].process.as_ref().is_some_and(|process| process.failed);
@@ -92,8 +152,9 @@ impl World {
         Err(Violation::new("what members say follows the protocol", text))
     }
 
-    /// The highest term of a node is one that its cluster can go on from.
-    pub(crate) fn check_term(&self, node: usize) -> Result<(), Violation> {
+    /// The highest term of a node is one that its cluster can go on from, and nobody waits for it in vain.
+    pub(crate) fn check_strangers(&mut self, node: usize) -> Result<(), Violation> {
+        self.check_answers(node)?;
         let machine = &self.machines[node];
         let Some(process) = &machine.process else { return Ok(()) };
         let term = process.core.replica().term();
@@ -112,7 +173,8 @@ fn say(random: &mut Random, known: Known, from: NodeId, members: &Configuration)
     let least = known.term + HEADROOM + 100;
     let beyond = least + random.below(1 << 40);
     let absurd = *random.pick(&[least, beyond, (1 << 62) - 1, 1 << 62, 1 << 63, u64::MAX]);
-    match random.below(6) {
+    match random.below(7) {
+        6 => bad_snapshot(random, near, known, members),
         0 | 1 => any_kind(random, Term(absurd), known, from, members),
         2 => any_kind(random, Term(near), known, from, members),
         3 => contradiction(random, near.max(known.commit_term + 1), known),
@@ -194,6 +256,39 @@ fn contradiction(random: &mut Random, term: u64, known: Known) -> Message {
     let other_term = if known.commit_term > 1 && random.percent(50) { 1 } else { term };
     let previous = if other_term == known.commit_term { (0, 0) } else { (known.commit, other_term) };
     Message::AppendEntries(append(term, previous, odd(random), entries))
+}
+
+/// Something that is no set of databases, but stands where the next snapshot could.
+fn bad_snapshot(random: &mut Random, term: u64, known: Known, members: &Configuration) -> Message {
+    let page = |start: &[u8]| {
+        let mut page = start.to_vec();
+        page.resize(4096, 0);
+        page
+    };
+    let content = |size: u64, page: Vec<u8>| {
+        [&snapshot::encode_payload_header(1)[..], &snapshot::encode_database_header(b"a", size, 0), &page]
+            .concat()
+    };
+    let data = match random.below(6) {
+        0 => b"garbage!".repeat(100),
+        1 => Vec::new(),
+        2 => snapshot::encode_payload_header(1).to_vec(),
+        3 => content(4096, page(&[0xaa; 4096])),
+        4 => content(1 << 40, page(b"SQLite format 3\0\x10\0\x02\x02")),
+        _ => content(4096, page(b"SQLite format 3\0\x02\0\x02\x02")),
+    };
+    Message::InstallSnapshot(InstallSnapshot {
+        term: Term(term),
+        last_index: LogIndex(known.last + 1 + random.below(100)),
+        last_term: Term(term),
+        configuration: members.clone(),
+        configuration_index: LogIndex(1),
+        data: data.into(),
+    })
+}
+
+fn is_request(message: &Message) -> bool {
+    matches!(message, Message::AppendEntries(_) | Message::InstallSnapshot(_) | Message::RequestVote(_))
 }
 
 /// What no program sends that follows the protocol.

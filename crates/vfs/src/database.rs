@@ -385,7 +385,7 @@ impl Database {
                 1
             }
             Some(page) => {
-                check_first_page(page)?;
+                check_first_page(&page[..])?;
                 page_count
             }
         };
@@ -435,7 +435,14 @@ impl State {
     }
 }
 
-fn check_first_page(page: &Page) -> Result<(), Error> {
+/// Whether an image can begin with this page.
+///
+/// # Errors
+/// [`Error::Image`] if it does not have 4096 bytes or is not page 1 of a WAL database with pages of that size.
+pub fn check_first_page(page: &[u8]) -> Result<(), Error> {
+    if page.len() != PAGE_SIZE {
+        return Err(Error::Image("a page does not have 4096 bytes"));
+    }
     if page[..16] != *b"SQLite format 3\0" {
         return Err(Error::Image("page 1 is not that of an sqlite database"));
     }

@@ -46,7 +46,7 @@ mod wal_index;
 mod watch;
 
 pub use connection::{Connection, InterruptHandle, Lifetime, TransactionState};
-pub use database::{Database, Maintenance, Transaction};
+pub use database::{Database, Maintenance, Transaction, check_first_page};
 pub use error::{ApplyError, Error, SQLITE_IOERR_LEADERSHIP_LOST, SQLITE_IOERR_NOT_LEADER, SqlError, Veto};
 pub use limits::STACK_LEN;
 pub use name::{DatabaseName, MAX_NAME_LEN, NameError};

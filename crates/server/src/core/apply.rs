@@ -1,5 +1,7 @@
 //! Committed entries meet the databases: our own move a watermark, others' are applied natively. Snapshots.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use raft_glue::disk::Space;
 use raft_glue::{Committed, EntryKind, InstalledSnapshot};
@@ -175,29 +177,59 @@ pub(crate) fn transaction_of(data: &Bytes) -> Result<Option<(DatabaseName, Frame
 ///
 /// Says what is wrong with the payload. Databases restored before that point stay changed.
 pub fn restore_payload(vfs: &Vfs, payload: &Bytes) -> Result<(), String> {
-    let images = PayloadDecoder::new(payload).map_err(|error| error.to_string())?;
-    let mut names = Vec::new();
-    for image in images {
+    let mut names = BTreeSet::new();
+    each_image(payload, |name, count, pages| {
+        vfs.get_or_create(name).restore(count, pages)?;
+        names.insert(name.clone());
+        Ok(())
+    })?;
+    for database in vfs.databases() {
+        if !names.contains(database.name()) {
+            vfs.remove(database.name());
+        }
+    }
+    Ok(())
+}
+
+/// Whether [`restore_payload`] would take this payload: names, sizes and counts are possible, and each database begins with
+/// page 1 of one. What else is in the pages does not matter: whoever has a damaged schema has it everywhere.
+///
+/// Looks at a few bytes of each database, and of each frame of the WALs that old releases of C write.
+///
+/// # Errors
+///
+/// Says what is wrong with the payload.
+pub fn check_payload(payload: &Bytes) -> Result<(), String> {
+    let mut names = BTreeSet::new();
+    each_image(payload, |name, _, pages| {
+        if !names.insert(name.clone()) {
+            return Err(vfs::Error::Image("it is there twice"));
+        }
+        pages.next().map_or(Ok(()), vfs::check_first_page)
+    })
+}
+
+/// Gives the databases of a payload one after the other: name, number of pages, pages. The first error ends it.
+fn each_image(
+    payload: &Bytes,
+    mut take: impl FnMut(&DatabaseName, u32, &mut dyn Iterator<Item = &[u8]>) -> Result<(), vfs::Error>,
+) -> Result<(), String> {
+    for image in PayloadDecoder::new(payload).map_err(|error| error.to_string())? {
         let image = image.map_err(|error| error.to_string())?;
         let name = DatabaseName::replicated(&image.name).map_err(|error| error.to_string())?;
-        let database = vfs.get_or_create(&name);
         let describe = |error: vfs::Error| format!("database {name:?}: {error}");
+        let count_of = |pages: usize| {
+            u32::try_from(pages).map_err(|_| format!("database {name:?}: more pages than SQLite can number"))
+        };
         if image.wal.len() > WAL_HEADER_LEN {
             let pages = vfs::overlay_wal(&image.main, &image.wal).map_err(describe)?;
-            let count = u32::try_from(pages.len()).map_err(|_| too_many_pages(&name))?;
-            database.restore(count, &mut pages.into_iter()).map_err(describe)?;
+            take(&name, count_of(pages.len())?, &mut pages.into_iter()).map_err(describe)?;
         } else {
             if image.main.is_empty() || image.main.len() % PAGE_SIZE != 0 {
                 return Err(format!("database {name:?}: {} bytes are not whole pages", image.main.len()));
             }
-            let count = u32::try_from(image.main.len() / PAGE_SIZE).map_err(|_| too_many_pages(&name))?;
-            database.restore(count, &mut image.main.chunks_exact(PAGE_SIZE)).map_err(describe)?;
-        }
-        names.push(name);
-    }
-    for database in vfs.databases() {
-        if !names.contains(database.name()) {
-            vfs.remove(database.name());
+            let count = count_of(image.main.len() / PAGE_SIZE)?;
+            take(&name, count, &mut image.main.chunks_exact(PAGE_SIZE)).map_err(describe)?;
         }
     }
     Ok(())
@@ -207,9 +239,54 @@ fn size_bytes(database: &Database) -> u64 {
     u64::from(database.page_count()) * PAGE_SIZE as u64
 }
 
-fn too_many_pages(name: &DatabaseName) -> String {
-    format!("database {name:?}: more pages than SQLite can number")
-}
-
 /// A WAL image of this length or less holds no frame.
 const WAL_HEADER_LEN: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use wire_protocol::snapshot::{encode_database_header, encode_payload_header};
+
+    use super::*;
+
+    fn payload(databases: &[(&[u8], Vec<u8>)]) -> Bytes {
+        let mut payload = encode_payload_header(databases.len() as u64).to_vec();
+        for (name, main) in databases {
+            payload.extend(encode_database_header(name, main.len() as u64, 0));
+            payload.extend(main);
+        }
+        payload.into()
+    }
+
+    fn image(start: &[u8], pages: usize) -> Vec<u8> {
+        let mut image = start.to_vec();
+        image.resize(pages * PAGE_SIZE, 0);
+        image
+    }
+
+    /// What is checked before a log is replaced is what restoring would stumble over, and no more.
+    #[test]
+    fn a_payload_is_refused_exactly_if_it_cannot_be_restored() {
+        const GOOD: &[u8] = b"SQLite format 3\0\x10\0\x02\x02";
+        let other_page_size = b"SQLite format 3\0\x02\0\x02\x02";
+        let without_wal = b"SQLite format 3\0\x10\0\x01\x01";
+        let whole = payload(&[(b"a", image(GOOD, 3)), (b"b", image(GOOD, 1))]);
+        let cases = [
+            (payload(&[]), true),
+            (whole.clone(), true),
+            (payload(&[(b"a", image(GOOD, 3)), (b"b", image(b"", 1))]), false),
+            (payload(&[(b"a", image(other_page_size, 2))]), false),
+            (payload(&[(b"a", image(without_wal, 2))]), false),
+            (payload(&[(b"a", Vec::new())]), false),
+            (payload(&[(b"", image(GOOD, 1))]), false),
+            (whole.slice(..whole.len() - 1), false),
+            (Bytes::from_static(b"garbage!garbage!"), false),
+            (Bytes::new(), false),
+        ];
+        for (number, (payload, is_good)) in cases.iter().enumerate() {
+            let vfs = Vfs::register_with(vfs::Options::default()).unwrap();
+            assert_eq!(check_payload(payload).is_ok(), *is_good, "{number}: {:?}", check_payload(payload));
+            assert_eq!(restore_payload(&vfs, payload).is_ok(), *is_good, "{number}");
+        }
+        assert!(check_payload(&payload(&[(b"a", image(GOOD, 1)), (b"a", image(GOOD, 1))])).is_err(), "twice");
+    }
+}

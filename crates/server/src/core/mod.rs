@@ -54,8 +54,8 @@ use handover::Handover;
 use leader::Proposals;
 use role_manager::RoleManager;
 
-pub use apply::restore_payload;
 pub(crate) use apply::transaction_of;
+pub use apply::{check_payload, restore_payload};
 pub use ask::AskId;
 pub use budget::MemoryRules;
 pub use interface::{ClientId, DiskDone, DiskJob, Input, Output, SnapshotDone, SnapshotJob};
