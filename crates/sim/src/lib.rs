@@ -13,6 +13,7 @@ mod finish;
 mod foreign;
 mod found;
 pub mod history;
+mod late;
 mod machines;
 mod manners;
 mod marks;

@@ -107,6 +107,7 @@ impl World {
             Nemesis::LostFiles => self.lose_files(node),
             Nemesis::Handover => self.hand_over(node),
             Nemesis::Strangers => self.stranger_comes(node),
+            Nemesis::LateAnswers => self.answers_come_late(),
             Nemesis::Transfer => self.want(Errand::Transfer(node)),
             Nemesis::Assign => {
                 let role = *self.random.pick(&[Role::Voter, Role::Voter, Role::StandBy, Role::Spare]);
@@ -329,6 +330,7 @@ fn name(nemesis: Nemesis) -> &'static str {
         Nemesis::LostFiles => "files lost",
         Nemesis::Handover => "handover asked for",
         Nemesis::Strangers => "stranger on the peer port",
+        Nemesis::LateAnswers => "leader cut off, answers late",
         Nemesis::Transfer => "leadership transfer",
         Nemesis::Assign => "role change",
         Nemesis::Replace => "member replaced",

@@ -76,6 +76,8 @@ pub enum Nemesis {
     Replace,
     /// The host of a node wants it to hand over.
     Handover,
+    /// Nobody hears the leader, and answers to what it said before reach it late; a TIMEOUT_NOW is late.
+    LateAnswers,
     /// Somebody who is no member reaches the port of a node and sends it odd messages.
     Strangers,
 }
@@ -227,6 +229,7 @@ impl Scenario {
         draw_lost_files(&mut Random::new(seed ^ 0x1057_f11e), &mut nemeses);
         let role_targets = draw_roles(&mut Random::new(seed ^ 0x0b5e_55ed), nodes, &mut nemeses);
         draw_strangers(&mut Random::new(seed ^ 0x57a9_e125), &mut nemeses);
+        draw_late_answers(&mut Random::new(seed ^ 0x1a7e_a257), nodes, &mut nemeses);
         let mut workloads = Vec::new();
         for workload in WORKLOADS {
             if random.percent(50) {
@@ -308,6 +311,14 @@ fn draw_strangers(random: &mut Random, nemeses: &mut Vec<(Nemesis, u64)>) {
     let mean_us = *random.pick(&[500 * MILLISECOND, 2 * SECOND, 10 * SECOND, 30 * SECOND]);
     if random.percent(30) {
         nemeses.push((Nemesis::Strangers, mean_us));
+    }
+}
+
+/// Drawn apart like roles.
+fn draw_late_answers(random: &mut Random, nodes: usize, nemeses: &mut Vec<(Nemesis, u64)>) {
+    let mean_s = *random.pick(&[8, 15, 30]);
+    if nodes > 1 && random.percent(25) {
+        nemeses.push((Nemesis::LateAnswers, mean_s * SECOND));
     }
 }
 

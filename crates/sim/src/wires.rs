@@ -24,6 +24,7 @@ impl World {
         }
         let hash = hash_bytes(to.0, &parcel.bytes);
         self.note(node, "sends", [to.0, hash], || format!("to {to}: {}", brief(message)));
+        self.delay_timeout_now(node, peer, message);
         self.send_parcel(node, peer, parcel);
     }
 

@@ -61,6 +61,8 @@ pub(crate) enum Event {
     Start { node: usize },
     /// A fault strikes.
     Strike { nemesis: usize },
+    /// A cut begins.
+    Cut { from: usize, to: usize },
     /// A cut ends.
     Mend { links: Vec<(usize, usize)> },
     /// A node can be reached by clients again.
@@ -272,6 +274,7 @@ impl World {
             Event::Alarm { client, alarm } => self.alarm(client, alarm),
             Event::Start { node } => self.start(node)?,
             Event::Strike { nemesis } => self.strike(nemesis),
+            Event::Cut { from, to } => self.network.cut(from, to, self.now_us),
             Event::Mend { links } => self.mend(&links),
             Event::MendClients { node } => self.cut_from_clients[node] -= 1,
             Event::Space { node } => self.space_returns(node),
