@@ -9,6 +9,9 @@ use wire_protocol::rpc;
 use crate::scenario::{MILLISECOND, Nemesis};
 use crate::world::{Event, World};
 
+/// Sender and receiver of each.
+type Links = Vec<(usize, usize)>;
+
 impl World {
     /// Nobody hears the leader any more, and what they have answered reaches it late.
     pub(crate) fn answers_come_late(&mut self) {
@@ -58,7 +61,7 @@ impl World {
     }
 
     /// The links to a node, and those from it.
-    fn links_of(&self, node: usize) -> (Vec<(usize, usize)>, Vec<(usize, usize)>) {
+    fn links_of(&self, node: usize) -> (Links, Links) {
         let others = || (0..self.machines.len()).filter(move |other| *other != node);
         (others().map(|other| (other, node)).collect(), others().map(|other| (node, other)).collect())
     }
