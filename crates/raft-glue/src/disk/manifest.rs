@@ -179,7 +179,8 @@ impl Manifest {
         open: &[FoundOpen],
     ) -> Verdict {
         let is_cut = matches!(self.open, Use::Cut(_));
-        let is_older = |name: &&ClosedName| !is_cut && name.last < self.next && self.named(name).is_none();
+        // What was closed since begins at `next`, so this holds also for one that goes on behind it.
+        let is_older = |name: &&ClosedName| !is_cut && name.first < self.next && self.named(name).is_none();
         let older = chain.iter().take_while(is_older).count();
         let chain = &chain[older..];
         let conflict = |index: u64, message: String| Verdict {
@@ -196,6 +197,12 @@ impl Manifest {
                     format!("{MANIFEST}: closed segment {name} is missing"),
                 );
             }
+        }
+        if let Some(name) = chain.iter().filter(is_older).find(|name| name.last >= self.next) {
+            return conflict(
+                name.first.max(after_snapshot),
+                format!("{MANIFEST}: segment {} is an older copy and not what was there", name.name),
+            );
         }
         let end = chain.last().map_or(after_snapshot, |last| after_snapshot.max(last.last + 1));
         if chain.first().is_some_and(|first| first.first > after_snapshot) || end < self.next {
@@ -425,5 +432,52 @@ impl<D: Disk> Keeper<D> {
         self.written = None;
         files::remove_if_exists(&self.disk, MANIFEST, WHAT)?;
         files::sync_directory(&self.disk, WHAT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(manifest: &Manifest, snapshot: u64, closed: &[(u64, u64)]) -> Verdict {
+        let closed: Vec<ClosedName> =
+            closed.iter().map(|(first, last)| ClosedName::new(*first, *last)).collect();
+        let Use::Open(counter) = manifest.open else { panic!("a segment is in use") };
+        manifest.judge(snapshot, &closed, &closed, &[FoundOpen { counter, used: true }])
+    }
+
+    fn manifest(closed: &[(u64, u64)]) -> Manifest {
+        let named = |&(first, last): &(u64, u64)| Named { first, last, sum: 0 };
+        Manifest {
+            version: 3,
+            term: Term(2),
+            snapshot: (49, Term(2)),
+            marker: None,
+            closed: closed.iter().map(named).collect(),
+            next: 50,
+            open: Use::Open(4),
+        }
+    }
+
+    /// Entry 50 stood in a closed segment that was lost, and came again into an open one. With the old file back in front
+    /// of it the open one would be taken for the entries from 51 on.
+    #[test]
+    fn an_older_segment_that_reaches_into_the_one_in_use_is_none_of_the_log() {
+        let verdict = judge(&manifest(&[]), 49, &[(38, 50)]);
+        assert_eq!(verdict, Verdict { older: 1, older_open: Vec::new(), conflict: None });
+    }
+
+    #[test]
+    fn an_older_segment_behind_those_that_are_named_is_a_loss() {
+        let verdict = judge(&manifest(&[(30, 37)]), 49, &[(30, 37), (38, 50)]);
+        assert_eq!((verdict.older, verdict.conflict.map(|conflict| conflict.index)), (0, Some(50)));
+    }
+
+    #[test]
+    fn a_segment_that_was_closed_since_begins_where_the_one_in_use_did() {
+        let manifest = manifest(&[(38, 49)]);
+        let closed = [(38, 49), (50, 55)].map(|(first, last)| ClosedName::new(first, last));
+        let verdict = manifest.judge(49, &closed, &closed, &[FoundOpen { counter: 5, used: true }]);
+        assert_eq!(verdict, Verdict { older: 0, older_open: Vec::new(), conflict: None });
     }
 }
