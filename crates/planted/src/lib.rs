@@ -85,7 +85,6 @@ bugs! {
     TermsWithoutHeadroom "terms-without-headroom" "A term far above anything that a cluster reaches is taken over from whoever says it."
     StrangerLatches "stranger-latches" "A node stops when somebody who is no member contradicts what is committed."
     SnapshotNotChecked "snapshot-not-checked" "A received snapshot replaces the log whatever it holds."
-    OlderSnapshotInForce "older-snapshot-in-force" "An own snapshot is put in force although a newer one of the leader came while it was written."
     OddRequestsUnanswered "odd-requests-unanswered" "What follows no protocol is dropped, and its sender goes on waiting."
     // The read lease.
     LeaseFromAnswer "lease-from-answer" "A lease counts from when an echo was read, not from when it was sent."
