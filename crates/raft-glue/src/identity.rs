@@ -41,6 +41,10 @@
 //! voter that assigned or learned an identity earlier announces it by the time it answers a later leader. A C voter
 //! announces nothing, so a mixed cluster has no new identity; one that it has stays in force among nodes of ours.
 //!
+//! That holds for voters. A leader that assigned an identity, of which nobody heard before it lost leadership and was made
+//! a spare or removed by its successor, is not asked when that one assigns another: it is refused when it comes back, and
+//! has to be removed, emptied and added again.
+//!
 //! # What is checked of each message
 //!
 //! | We | Their stream | |
