@@ -9,6 +9,7 @@
 //! in the text once is no copy, so a long text is not large by itself.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
 
 use crate::depth::{Token, Tokens};
 
@@ -22,6 +23,9 @@ const MAX_WIDTH: u64 = 2_000;
 const USUAL_WIDTH: u64 = 8;
 /// How deep the estimate itself may recurse; a chain of so many links is too deep for SQLite, too.
 const MAX_RECURSION: u32 = 8_000;
+
+/// Bytes of a name that are kept as they are.
+const MAX_NAME: usize = 512;
 
 /// A name without quotes, in lower case, as a number of one [`Query`].
 type Name = usize;
@@ -178,22 +182,32 @@ fn is(word: &[u8], list: &[&[u8]]) -> bool {
     list.iter().any(|other| word.eq_ignore_ascii_case(other))
 }
 
-/// A name as names are compared: without its quotes, in lower case.
+/// A name as names are compared: without its quotes, in lower case. What a long one has beyond [`MAX_NAME`] is a hash of it,
+/// so that a name of some MB costs no memory of its own.
 pub(crate) fn plain(text: &[u8]) -> Vec<u8> {
-    let inner = match text {
-        [first @ (b'\'' | b'"' | b'`'), inner @ .., last] if first == last => inner,
-        [b'[', inner @ .., b']'] => inner,
-        other => other,
+    let (quote, inner) = match text {
+        [first @ (b'\'' | b'"' | b'`'), inner @ .., last] if first == last => (Some(*first), inner),
+        [b'[', inner @ .., b']'] => (None, inner),
+        other => (None, other),
     };
-    let mut name = inner.to_ascii_lowercase();
-    for quote in [b'\'', b'"', b'`'] {
-        if text.first() == Some(&quote) && name.windows(2).any(|pair| pair == [quote, quote]) {
-            let mut doubled = false;
-            name.retain(|byte| {
-                doubled = *byte == quote && !doubled;
-                *byte != quote || doubled
-            });
+    let mut doubled = false;
+    let bytes = inner.iter().filter(|byte| {
+        doubled = quote == Some(**byte) && !doubled;
+        quote != Some(**byte) || doubled
+    });
+    let mut name = Vec::with_capacity(inner.len().min(MAX_NAME + size_of::<u64>()));
+    let mut rest = DefaultHasher::new();
+    let mut is_long = false;
+    for byte in bytes.map(u8::to_ascii_lowercase) {
+        if name.len() < MAX_NAME {
+            name.push(byte);
+        } else {
+            is_long = true;
+            rest.write_u8(byte);
         }
+    }
+    if is_long {
+        name.extend(rest.finish().to_le_bytes());
     }
     name
 }
@@ -1100,6 +1114,16 @@ mod tests {
         {
             assert!(!is_simple(sql.as_bytes()), "{sql}");
         }
+    }
+
+    #[test]
+    fn long_names_cost_little_and_are_told_apart_to_their_ends() {
+        let long = |end: &str| format!("{}{end}", "Xy".repeat(1_000_000));
+        let name = plain(long("A\"b").as_bytes());
+        assert!(name.len() < 600);
+        assert_eq!(plain(format!("\"{}\"", long("a\"\"B")).as_bytes()), name);
+        assert_eq!(plain(format!("[{}]", long("a\"b")).as_bytes()), name);
+        assert_ne!(plain(long("A\"c").as_bytes()), name);
     }
 
     #[test]
