@@ -133,8 +133,9 @@ fn files_of_a_first_start_are_those_of_c() {
         names.sort();
         names
     };
-    // The second one holds the term of the first election, which C's sole voters do without.
-    let expected = ["0000000000000001-0000000000000001", "dqlite-lock", "metadata1", "metadata2"];
+    // The second one holds the term of the first election, which C's sole voters do without; C deletes the manifest.
+    let expected =
+        ["0000000000000001-0000000000000001", "dqlite-lock", "metadata1", "metadata2", "tmp-log-manifest"];
     assert_eq!(names(&node), expected);
     for name in expected {
         let metadata = std::fs::metadata(node.path().join(name)).unwrap();

@@ -72,6 +72,27 @@ fn starts_with_one_of(sql: &[u8], words: &[&[u8]]) -> bool {
         })
 }
 
+/// The first statement of a text, so that each of many is looked at once. A short text is given back as it is; so is one that
+/// creates a trigger, whose body has semicolons of its own.
+fn first_statement(sql: &[u8]) -> &[u8] {
+    if sql.len() <= depth::SHORT_TEXT_LEN {
+        return sql;
+    }
+    let mut tokens = Tokens(sql);
+    let (mut seen, mut creates) = (0, false);
+    while let Some(token) = tokens.next() {
+        match token {
+            Token::Word(word) if seen == 0 => creates = word.eq_ignore_ascii_case(b"CREATE"),
+            Token::Word(word) if creates && seen < 8 && word.eq_ignore_ascii_case(b"TRIGGER") => return sql,
+            Token::Mark(b';') if seen > 0 => return &sql[..sql.len() - tokens.0.len()],
+            Token::Mark(b';') => continue,
+            _ => {}
+        }
+        seen += 1;
+    }
+    sql
+}
+
 impl Inner {
     /// Changes whenever a statement could mean something else than before.
     pub(crate) fn schema_version(&self) -> u64 {
@@ -85,6 +106,7 @@ impl Inner {
 
     /// Refuses what SQLite could compile neither within its stack nor within some seconds.
     pub(crate) fn check(self: &Arc<Self>, sql: &[u8]) -> Result<Checked, SqlError> {
+        let sql = first_statement(sql);
         if sql.len() > depth::SHORT_TEXT_LEN && depth::units(sql) > depth::MAX_STATEMENT_UNITS {
             return Err(refused(
                 "statement nests too deep: its subqueries, common table expressions or generated columns build on each \
