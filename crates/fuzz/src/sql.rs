@@ -117,9 +117,10 @@ impl<'a> Grammar<'a> {
     fn extreme(&mut self) -> String {
         let n = self.many();
         let few = n.min(3000);
-        match self.random.u8(..34) {
-            0 => format!("SELECT 'a' LIKE '{}'", "%_".repeat(n)),
-            1 => format!("SELECT 'a' GLOB '{}'", "*[a]".repeat(n)),
+        match self.random.u8(..35) {
+            // A text that fits, so that each wildcard is one level of recursion.
+            0 => format!("SELECT printf('%.{n}c', 'a') LIKE '{}'", "%a".repeat(n)),
+            1 => format!("SELECT printf('%.{n}c', 'a') GLOB '{}'", "*a".repeat(n)),
             2 => format!("SELECT {}1{}", "(".repeat(n), ")".repeat(n)),
             3 => format!("SELECT {}1", "NOT ".repeat(n)),
             4 => format!("SELECT {}1", "- ".repeat(n)),
@@ -131,14 +132,14 @@ impl<'a> Grammar<'a> {
             10 => format!("SELECT * FROM {}t{}", "(SELECT * FROM ".repeat(few), ")".repeat(few)),
             11 => {
                 let mut text = String::from("WITH c0(a) AS (SELECT 1)");
-                for i in 1..few {
+                for i in 1..n {
                     text += &format!(", c{i} AS (SELECT * FROM c{})", i - 1);
                 }
-                text + &format!(" SELECT count(*) FROM c{}", few - 1)
+                text + &format!(" SELECT count(*) FROM c{}", n - 1)
             }
             12 => {
                 let mut text = String::from("WITH c0(a) AS (SELECT 1)");
-                let count = few.min(60);
+                let count = few.min(12);
                 for i in 1..count {
                     text += &format!(", c{i} AS (SELECT * FROM c{0} UNION ALL SELECT * FROM c{0})", i - 1);
                 }
@@ -164,9 +165,9 @@ impl<'a> Grammar<'a> {
                    SELECT new.a + 1 WHERE new.a < 2000; END; INSERT INTO w VALUES (1)"
                 .to_owned(),
             24 => format!(
-                "CREATE TRIGGER IF NOT EXISTS r{n} AFTER INSERT ON u BEGIN SELECT 'a' LIKE '{}'; END; INSERT INTO u \
-                 VALUES (1, 2)",
-                "%_".repeat(n)
+                "CREATE TRIGGER IF NOT EXISTS r{n} AFTER INSERT ON u BEGIN SELECT printf('%.{n}c', 'a') \
+                 LIKE '{}'; END; INSERT INTO u VALUES (1, 2)",
+                "%a".repeat(n)
             ),
             25 => format!("SELECT {}1{}", "EXISTS(SELECT ".repeat(few), ")".repeat(few)),
             26 => format!("SELECT replace(printf('%.{n}c', 'x'), 'x', printf('%.{n}c', 'y'))"),
@@ -176,6 +177,13 @@ impl<'a> Grammar<'a> {
             30 => "INSERT INTO w WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n+1 FROM c) SELECT n FROM c".to_owned(),
             31 => format!("SELECT sum(a) OVER ({}) FROM t", "ORDER BY a ".to_owned() + &", a".repeat(few.min(1999))),
             32 => format!("CREATE INDEX IF NOT EXISTS i{n} ON t({}a)", "a,".repeat(n.min(3000))),
+            33 => {
+                let mut text = String::from("WITH RECURSIVE c0(a) AS (SELECT 1)");
+                for i in 1..few {
+                    text += &format!(", c{i}(a) AS (SELECT a FROM c{} UNION SELECT 1)", i - 1);
+                }
+                text + &format!(" SELECT count(*) FROM c{}", few - 1)
+            }
             _ => format!("CREATE TABLE IF NOT EXISTS k(a CHECK ({}1))", "a AND ".repeat(n)),
         }
     }
