@@ -16,7 +16,7 @@ use server::log_worker::{LogJob, LogOutcome, LogWorker};
 use server::options::NodeOptions;
 use server::snapshot_work;
 use vfs::Vfs;
-use wire_protocol::rpc::{Message, RpcDecoder, RpcLimits};
+use wire_protocol::rpc::{RpcDecoder, RpcLimits};
 use wire_protocol::{FrameDecoder, Params, Protocol, Request};
 
 use crate::streams;
@@ -125,12 +125,8 @@ impl Node {
     fn peer(&mut self, from: u64, mut bytes: BytesMut) {
         let mut decoder = RpcDecoder::new(RpcLimits { header_len: MAX_LEN, payload_len: MAX_LEN });
         while let Ok(Some(message)) = decoder.decode(&mut bytes) {
-            self.message(from, message);
+            self.feed(Input::PeerMessage { from: NodeId(from), address: from.to_string(), message });
         }
-    }
-
-    fn message(&mut self, from: u64, message: Message) {
-        self.feed(Input::PeerMessage { from: NodeId(from), address: from.to_string(), message });
     }
 }
 
@@ -167,7 +163,12 @@ fn feed(node: &mut Node, data: &[u8], peer: impl Fn(u8) -> u64) {
                 node.request(clients[place(client)], &request.into_request())
             }
             Step::Frames { client, bytes } => node.frames(clients[place(client)], BytesMut::from(bytes)),
-            Step::Message { from, message } => node.message(peer(from), message.into_message()),
+            // Through the decoder, which keeps away what no replica has to stand.
+            Step::Message { from, message } => {
+                let mut bytes = BytesMut::new();
+                message.into_message().encode(&mut bytes);
+                node.peer(peer(from), bytes);
+            }
             Step::Peer { from, bytes } => node.peer(peer(from), BytesMut::from(bytes)),
             Step::Pass { ticks } => node.pass(u64::from(ticks % 64) * 100),
             Step::Replace { client } => {
