@@ -7,8 +7,8 @@ use wire_protocol::rpc::{
     AppendEntries, AppendEntriesResult, InstallSnapshot, Message, RequestVote, RequestVoteResult, TimeoutNow,
 };
 use wire_protocol::{
-    Configuration, Entry, EntryKind, LogIndex, NodeId, Params, PrepareSchema, Protocol, Request, Role,
-    Server, Term, Value,
+    ClusterId, Configuration, Entry, EntryKind, Features, LogIndex, NodeId, Params, PeerAnnouncement,
+    PrepareSchema, Protocol, Request, Role, Server, Term, Value,
 };
 
 /// SQL that meets the writer lane, the gate, transactions and rows from all sides.
@@ -105,6 +105,15 @@ fn database_name(choice: u8) -> Bytes {
     Bytes::from_static(NAMES[usize::from(choice) % NAMES.len()])
 }
 
+/// What a node may say of itself: nothing, or all that counts, with an identity that several nodes share.
+pub(crate) fn any_announcement(choice: u64) -> Option<PeerAnnouncement> {
+    (choice % 3 > 0).then(|| PeerAnnouncement {
+        features: Features(choice % 5),
+        election_timeout_ms: Some(choice % 7 * 1000).filter(|timeout_ms| *timeout_ms > 0),
+        cluster: ClusterId::new(u128::from(choice % 2)),
+    })
+}
+
 impl AnyRequest {
     /// The request itself.
     pub(crate) fn into_request(self) -> Request {
@@ -114,7 +123,10 @@ impl AnyRequest {
                 1 => Request::Client { id: u64::from(choice) },
                 2 => Request::Interrupt,
                 3 => Request::Cluster { format: u64::from(choice / 6) },
-                4 => Request::Describe { format: u64::from(choice / 6) },
+                4 => Request::Describe {
+                    format: u64::from(choice / 18),
+                    announcement: any_announcement(u64::from(choice / 6)),
+                },
                 _ => Request::Weight { weight: u64::from(choice) },
             },
             Self::Open(choice) => Request::Open { name: database_name(choice), flags: 0, vfs: Bytes::new() },
@@ -164,6 +176,7 @@ pub(crate) enum AnyRpc {
         prev_term: Number,
         commit: Number,
         entries: Vec<(u8, Number)>,
+        echo: Number,
     },
     /// Its result.
     AppendEntriesResult { term: Number, rejected: Number, last: Number, features: Option<Number> },
@@ -206,13 +219,14 @@ impl AnyRpc {
     /// The message itself.
     pub(crate) fn into_message(self) -> Message {
         match self {
-            Self::AppendEntries { term, prev, prev_term, commit, entries } => {
+            Self::AppendEntries { term, prev, prev_term, commit, entries, echo } => {
                 Message::AppendEntries(AppendEntries {
                     term: Term(term.0),
                     prev_log_index: LogIndex(prev.0),
                     prev_log_term: Term(prev_term.0),
                     leader_commit: LogIndex(commit.0),
                     entries: entries.into_iter().take(8).map(any_entry).collect(),
+                    echo: echo.0,
                 })
             }
             Self::AppendEntriesResult { term, rejected, last, features } => {
@@ -288,7 +302,11 @@ pub fn hostile(random: &mut Rng) -> Vec<u8> {
         }
         1 | 2 => {
             let id = NodeId(1000 + random.u64(..8));
-            let connect = Request::Connect { id, address: format!("@fuzz-stranger-{id}") };
+            let connect = Request::Connect {
+                id,
+                address: format!("@fuzz-stranger-{id}"),
+                announcement: any_announcement(random.u64(..)),
+            };
             messages.push(encode(&connect));
             for _ in 0..random.usize(..8) {
                 let Some(rpc) = any::<AnyRpc>(random) else { continue };

@@ -3,13 +3,13 @@
 //! The node is the one that runs everywhere else: core, replica, SQLite, and the log on a disk in memory. Time passes
 //! only where the input says so.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::{Bytes, BytesMut};
 use raft_glue::disk::{Disk, LogOptions, LogStore, MemoryDisk, bootstrap};
-use raft_glue::{Configuration, NodeId, Role, Server};
+use raft_glue::{Configuration, NodeId, Role, Server, StreamId};
 use server::assembly;
 use server::core::{ClientId, Core, Input, Output};
 use server::log_worker::{LogJob, LogOutcome, LogWorker};
@@ -17,7 +17,7 @@ use server::options::NodeOptions;
 use server::snapshot_work;
 use vfs::Vfs;
 use wire_protocol::rpc::{RpcDecoder, RpcLimits};
-use wire_protocol::{FrameDecoder, Params, Protocol, Request};
+use wire_protocol::{FrameDecoder, Params, PeerAnnouncement, Protocol, Request};
 
 use crate::streams;
 
@@ -34,6 +34,9 @@ struct Node {
     worker: LogWorker<LogStore<MemoryDisk>>,
     inputs: VecDeque<Input>,
     now_ms: u64,
+    /// The newest stream of each peer.
+    streams: BTreeMap<u64, StreamId>,
+    next_stream: u64,
     failed: Option<String>,
     /// A reply has left since this was cleared.
     replied: bool,
@@ -53,8 +56,17 @@ impl Node {
         let live = Arc::clone(options.live());
         let core = assembly::core(config, loaded, vfs, live, 0).expect("what was just written");
         let worker = LogWorker::new(log);
-        let inputs = VecDeque::new();
-        let mut node = Self { disk, core, worker, inputs, now_ms: 0, failed: None, replied: false };
+        let mut node = Self {
+            disk,
+            core,
+            worker,
+            inputs: VecDeque::new(),
+            now_ms: 0,
+            streams: BTreeMap::new(),
+            next_stream: 0,
+            failed: None,
+            replied: false,
+        };
         node.settle();
         for client in 0..CLIENTS {
             node.feed(Input::ClientOpened { client: ClientId(client), protocol: Protocol::Current });
@@ -109,6 +121,15 @@ impl Node {
         }
     }
 
+    /// A peer opens a stream.
+    fn open(&mut self, from: u64, announcement: Option<PeerAnnouncement>) -> StreamId {
+        self.next_stream += 1;
+        let stream = StreamId(self.next_stream);
+        self.streams.insert(from, stream);
+        self.feed(Input::PeerStreamOpened { stream, from: NodeId(from), announcement });
+        stream
+    }
+
     fn request(&mut self, client: u64, request: &Request) {
         let mut bytes = BytesMut::new();
         request.encode(&mut bytes);
@@ -122,10 +143,13 @@ impl Node {
         }
     }
 
+    /// Bytes on the newest stream of this peer, which is opened if it has none.
     fn peer(&mut self, from: u64, mut bytes: BytesMut) {
+        let stream = self.streams.get(&from).copied().unwrap_or_else(|| self.open(from, None));
         let mut decoder = RpcDecoder::new(RpcLimits { header_len: MAX_LEN, payload_len: MAX_LEN });
         while let Ok(Some(message)) = decoder.decode(&mut bytes) {
-            self.feed(Input::PeerMessage { from: NodeId(from), address: from.to_string(), message });
+            let (from, address) = (NodeId(from), from.to_string());
+            self.feed(Input::PeerMessage { stream, from, address, message });
         }
     }
 }
@@ -137,6 +161,10 @@ enum Step<'a> {
     Request { client: u8, request: streams::AnyRequest },
     /// Bytes that a client sends.
     Frames { client: u8, bytes: &'a [u8] },
+    /// A peer opens another stream, on which its messages come from then on.
+    Stream { from: u8, choice: u64 },
+    /// The newest stream of a peer ends.
+    StreamEnds { from: u8 },
     /// A raft message that a peer might send.
     Message { from: u8, message: streams::AnyRpc },
     /// Bytes that a peer sends.
@@ -170,6 +198,14 @@ fn feed(node: &mut Node, data: &[u8], peer: impl Fn(u8) -> u64) {
                 node.peer(peer(from), bytes);
             }
             Step::Peer { from, bytes } => node.peer(peer(from), BytesMut::from(bytes)),
+            Step::Stream { from, choice } => {
+                node.open(peer(from), streams::any_announcement(choice));
+            }
+            Step::StreamEnds { from } => {
+                if let Some(stream) = node.streams.remove(&peer(from)) {
+                    node.feed(Input::PeerStreamEnded { stream, from: NodeId(peer(from)) });
+                }
+            }
             Step::Pass { ticks } => node.pass(u64::from(ticks % 64) * 100),
             Step::Replace { client } => {
                 let place = place(client);
