@@ -61,6 +61,18 @@ pub struct Availability {
 }
 
 impl Availability {
+    /// How many changes there were.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waits.len()
+    }
+
+    /// Whether there were none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waits.is_empty()
+    }
+
     /// The wait that this share of a hundred of all do not exceed.
     #[must_use]
     pub fn percentile(&self, percent: usize) -> Duration {
