@@ -50,7 +50,7 @@ pub enum Output {
     ReadEntries(ReadEntries),
     /// Close a stream that a peer has opened to us: what came on it follows no protocol, or there is nobody to process it.
     CloseStream {
-        /// Which.
+        /// The stream that a message of the peer came on, as [`Replica::handle_message`] was told.
         stream: StreamId,
         /// Who dialled it, as it calls itself.
         from: NodeId,

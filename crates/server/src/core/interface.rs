@@ -201,7 +201,7 @@ pub enum Output {
     /// Close a raft stream that a peer has opened; [`Input::PeerStreamEnded`] follows. What was read of it before may still
     /// come.
     ClosePeerStream {
-        /// Which.
+        /// The stream that [`Input::PeerStreamOpened`] named.
         stream: StreamId,
         /// The node that dialled it, as it calls itself.
         from: NodeId,
